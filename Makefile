@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+# A user's own nnU-Net settings must change neither the tests nor the demo: both set what they need.
+unexport $(filter nnUNet_% PROX_CONFIG,$(.VARIABLES))
+
+.DEFAULT_GOAL := help
+.PHONY: help test demo lint bench-step clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+test: $(INSTALLED) ## create the environment and run the default test suite
+	$(BIN)/python -m pytest
+
+demo: $(INSTALLED) ## train and deploy a small family into runs/demo; DATA=<Decathlon folder> or DATA=download for real data
+	$(BIN)/prox-monai demo $(if $(DATA),--data "$(DATA)") --output runs/demo
+
+lint: $(INSTALLED) ## check style and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+bench-step: $(INSTALLED) ## measure what a training step costs
+	$(BIN)/python benchmarks/step_cost.py
+
+clean: ## remove the environment, builds and caches; runs/ stays
+	rm -rf .venv build dist .pytest_cache .ruff_cache
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("prox_monai needs Python 3.11 or newer, this is %d.%d; name another: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -e ".[dev,nnunet,monai]"
+	@touch $@

@@ -1,0 +1,48 @@
+"""What a family of networks must offer so that it can become elastic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from prox_monai.space import SubnetConfig
+
+
+@runtime_checkable
+class Architecture(Protocol):
+    """A rule that turns a configuration into a plain network.
+
+    Implementations are frozen dataclasses: hashable, compared by value, rebuilt from their fields. The networks
+    of two configurations must *nest*: equal tensor names (fewer where a section is shallower), and every tensor
+    of the smaller network is the corner of the larger network's tensor of that name (leading channels, centre
+    of the kernel). :func:`prox_monai.elastic.check_architecture` tests this.
+    """
+
+    @property
+    def spatial_dims(self) -> int:
+        """Number of spatial dimensions of the input, 2 or 3."""
+
+    @property
+    def sections(self) -> int:
+        """Number of sections (runs of blocks at one resolution)."""
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Product of the strides along each spatial axis; input sizes must be multiples of it."""
+
+    def build(self, config: SubnetConfig) -> nn.Module:
+        """Build the plain network, initialised as its host does; must work under ``torch.device("meta")``."""
+
+    def canonical(self, config: SubnetConfig) -> SubnetConfig:
+        """Return the one configuration that names this network: equal networks, equal results."""
+
+    def concatenated(self, config: SubnetConfig) -> Mapping[str, tuple[int, ...]]:
+        """Map a tensor's name to the channels of each input that is concatenated before it, in order.
+
+        They split axis 1 of a weight (axis 0 of a tensor with one axis).
+        """
+
+    def block_prefix(self, section: int, block: int) -> str:
+        """Return the prefix of the names of all tensors of one block, with its trailing dot."""

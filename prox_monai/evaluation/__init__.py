@@ -1,0 +1,1 @@
+"""What subnets cost and what they are worth."""

@@ -1,0 +1,230 @@
+"""The settings of ``ProXTrainer``: one YAML file, or class attributes of a subclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from prox_monai.elastic.supernet import Growth
+from prox_monai.space import PhaseSchedule, SearchSpace
+from prox_monai.space.search_space import unet_groups
+from prox_monai.training import Distillation, FreezeRule
+from prox_monai.training.learning_rate import Decay
+
+CONFIG_VARIABLE = "PROX_CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class ProXSettings:
+    """Everything that can be set; the defaults are our best practice.
+
+    Args:
+        depth: candidate depths, convolutions per stage.
+        width: candidate widths, multiples of the planned channels.
+        kernel: candidate kernel sizes, voxels.
+        resolution: candidate fractions of the planned patch.
+        max_width: candidates of ``width`` above it are dropped, so that a small machine can finish.
+        schedule: ``prox`` (expansion) or ``progressive_shrinking`` (the once-for-all baseline).
+        resolution_phases: ``increasing`` (ProX-IR) or ``mixed`` (ProX-MR).
+        epochs: total, split evenly over the phases, or one number per phase.
+        iterations_per_epoch: training steps per epoch.
+        validation_iterations: validation batches per epoch.
+        batch_size: overrides the planned batch size.
+        seed: seed of subnets; with ``nnUNet_n_proc_DA=0`` also of data and augmentation.
+        freeze: ``none``, ``depth``, ``kernel`` or ``both`` (ProX, sections 3.1 and 3.3).
+        growth: ``preserving`` or ``host`` initialisation of what an expansion opens.
+        distillation: weight λ of the teacher's term, 0 trains without a teacher.
+        distillation_form: ``mse`` of logits or ``kl`` of probabilities.
+        optimizer: ``adamw`` or ``adam``.
+        learning_rate: its peak.
+        learning_rate_decay: ``phase`` (warmed up and decayed in every phase) or ``constant``.
+        weight_decay: of the optimizer.
+        mirror: mirror in training and at prediction, as nnU-Net does.
+        save_every: epochs between checkpoints; the end of a phase is always saved.
+        validate: the subnets that are validated after training.
+        overwrite: allow a new training in a results folder that holds one.
+    """
+
+    depth: tuple[int, ...] = (1, 2)
+    width: tuple[float, ...] = (0.25, 0.5, 1.0)
+    kernel: tuple[int, ...] = (3, 5)
+    resolution: tuple[float, ...] = (0.6, 0.8, 1.0)
+    max_width: float | None = None
+    schedule: Literal["prox", "progressive_shrinking"] = "prox"
+    resolution_phases: Literal["increasing", "mixed"] = "increasing"
+    epochs: int | tuple[int, ...] = 350
+    iterations_per_epoch: int = 250
+    validation_iterations: int = 50
+    batch_size: int | None = None
+    seed: int = 0
+    freeze: FreezeRule = "none"
+    growth: Growth = "preserving"
+    distillation: float = 0.5
+    distillation_form: Literal["mse", "kl"] = "mse"
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    learning_rate: float = 3e-3
+    learning_rate_decay: Decay = "phase"
+    weight_decay: float = 1e-2
+    mirror: bool = True
+    save_every: int = 10
+    validate: tuple[str, ...] = ("smallest", "middle", "largest")
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name in _SEQUENCES:
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        problems = []
+        for name, (allowed, check) in _ALLOWED.items():
+            if not check(getattr(self, name)):
+                problems.append(f"{name} must be {allowed}, got {getattr(self, name)!r}{_yaml_hint(getattr(self, name))}.")
+        if problems:
+            raise ValueError(" ".join(problems))
+
+    def search_space(self, levels: int) -> SearchSpace:
+        """Return the space of a U-Net with this many levels.
+
+        Raises:
+            ValueError: When candidates are not valid, or ``max_width`` leaves none.
+        """
+        width = tuple(w for w in self.width if self.max_width is None or w <= self.max_width)
+        if not width:
+            raise ValueError(f"max_width {self.max_width:g} leaves none of the candidates of width {self.width}.")
+        return SearchSpace(
+            2 * levels - 1, self.depth, width, self.kernel, self.resolution, groups=unet_groups(levels)
+        )
+
+    def phase_schedule(self, space: SearchSpace) -> PhaseSchedule:
+        """Return the phases.
+
+        Raises:
+            ValueError: When the epochs do not cover the phases.
+        """
+        if self.schedule == "progressive_shrinking":
+            return PhaseSchedule.progressive_shrinking(space, self.epochs)
+        return PhaseSchedule.prox(space, self.epochs, resolution=self.resolution_phases)
+
+    def distillation_of(self) -> Distillation:
+        """Return weight and form of the distillation."""
+        return Distillation(self.distillation, self.distillation_form)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON primitives."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+
+def resolve_settings(base: ProXSettings, environment: Mapping[str, str]) -> tuple[ProXSettings, set[str]]:
+    """Return ``base`` with the fields of the YAML file that ``PROX_CONFIG`` names, and the names of these fields.
+
+    Raises:
+        FileNotFoundError: When the file does not exist.
+        ValueError: When it is no YAML mapping, or has an unknown field or a value that is not allowed.
+    """
+    path = environment.get(CONFIG_VARIABLE)
+    if not path:
+        return base, set()
+    given = read_yaml(Path(path))
+    try:
+        return dataclasses.replace(base, **given), set(given)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a settings file.
+
+    Raises:
+        FileNotFoundError: When it does not exist.
+        ValueError: When it is no YAML mapping, or has an unknown field.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{CONFIG_VARIABLE} names {path}, which is not a file.")
+    try:
+        given = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise ValueError(f"{path} must hold fields and values, got {type(given).__name__}.")
+    known = [field.name for field in dataclasses.fields(ProXSettings)]
+    unknown = []
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            unknown.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+    if unknown:
+        raise ValueError(f"{path}: unknown field {', '.join(unknown)}; the fields are {', '.join(known)}.")
+    return given
+
+
+def differing_fields(a: ProXSettings, b: ProXSettings, fields: set[str]) -> list[str]:
+    """Describe the fields, out of ``fields``, in which two settings differ."""
+    ours, theirs = a.to_dict(), b.to_dict()
+    return [f"{name} ({theirs[name]} instead of {ours[name]})" for name in sorted(fields) if ours[name] != theirs[name]]
+
+
+def _yaml_hint(value: Any) -> str:
+    try:
+        number = isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        number = False
+    return " (text: YAML wants a decimal point, as in 3.0e-3)" if number else ""
+
+
+def _integer(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _all(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda values: isinstance(values, tuple) and len(values) > 0 and all(map(check, values))
+
+
+def _one_of(*allowed: Any) -> tuple[str, Callable[[Any], bool]]:
+    return f"one of {', '.join(map(str, allowed))}", lambda value: isinstance(value, str) and value in allowed
+
+
+_COUNT = ("an integer >= 1", _integer)
+_POSITIVE = ("a number > 0", lambda value: _number(value) and value > 0)
+_NOT_NEGATIVE = ("a number >= 0", lambda value: _number(value) and value >= 0)
+_FLAG = ("true or false", lambda value: isinstance(value, bool))
+_SEQUENCES: Sequence[str] = ("depth", "width", "kernel", "resolution", "epochs", "validate")
+
+_ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "depth": ("a list of integers >= 1", _all(_integer)),
+    "width": ("a list of numbers > 0", _all(_POSITIVE[1])),
+    "kernel": ("a list of odd integers", _all(lambda value: _integer(value) and value % 2 == 1)),
+    "resolution": ("a list of numbers in (0, 1]", _all(lambda value: _number(value) and 0 < value <= 1)),
+    "max_width": ("a number > 0 or null", lambda value: value is None or _POSITIVE[1](value)),
+    "schedule": _one_of("prox", "progressive_shrinking"),
+    "resolution_phases": _one_of("increasing", "mixed"),
+    "epochs": ("an integer >= 1 or a list of them", lambda value: _integer(value) or _all(_integer)(value)),
+    "iterations_per_epoch": _COUNT,
+    "validation_iterations": _COUNT,
+    "batch_size": ("an integer >= 1 or null", lambda value: value is None or _integer(value)),
+    "seed": ("an integer >= 0", lambda value: _integer(value, 0)),
+    "freeze": _one_of("none", "depth", "kernel", "both"),
+    "growth": _one_of("preserving", "host"),
+    "distillation": ("a number in [0, 1]", lambda value: _number(value) and 0 <= value <= 1),
+    "distillation_form": _one_of("mse", "kl"),
+    "optimizer": _one_of("adamw", "adam"),
+    "learning_rate": _POSITIVE,
+    "learning_rate_decay": _one_of("phase", "constant"),
+    "weight_decay": _NOT_NEGATIVE,
+    "mirror": _FLAG,
+    "save_every": _COUNT,
+    "validate": ("a list of subnet names", _all(lambda value: isinstance(value, str))),
+    "overwrite": _FLAG,
+}

@@ -1,0 +1,368 @@
+"""``ProXTrainer``: nnU-Net's trainer, expanding an elastic network phase by phase."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import Tensor, nn
+from torch.amp import autocast
+from torch.nn.parallel import DistributedDataParallel
+
+from prox_monai.elastic import Supernet, check_resolutions
+from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.integrations.nnunet import pretrained
+from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
+from prox_monai.integrations.nnunet.checkpoint import compatible_settings, plain, subnet_checkpoint
+from prox_monai.integrations.nnunet.progress import ProgressLog, StepReport, dice_of
+from prox_monai.integrations.nnunet.repeatable import make_repeatable
+from prox_monai.integrations.nnunet.settings import ProXSettings, resolve_settings
+from prox_monai.space import PhaseSchedule, SearchSpace
+from prox_monai.training import ProgressiveTraining
+from prox_monai.training.checkpoint import read_safely, write_atomically
+from prox_monai.training.learning_rate import learning_rate
+
+
+class ProXTrainer(nnUNetTrainer):
+    """Train one elastic U-Net from small to large, and take from it a whole family of networks.
+
+    The supernet is built from ordinary plans; settings come from the YAML file that ``PROX_CONFIG`` names, or from
+    the class attribute ``settings`` of a subclass (``settings = ProXSettings(epochs=100)``).
+
+    Raises:
+        ValueError: When a setting is not allowed, or does not fit the plans; before anything is written.
+        NotImplementedError: When the configuration is a cascade, or the planned network is no ``PlainConvUNet``.
+    """
+
+    settings = ProXSettings()
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),
+    ) -> None:
+        self.settings, self._given = resolve_settings(type(self).settings, os.environ)
+        planned = PlansManager(plans).get_configuration(configuration)
+        self.schedule = plan_training(self.settings, planned)[1]
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self._adopt(self.settings)
+        self.logger.local_logger = ProgressLog()
+        self.training: ProgressiveTraining | None = None
+        self._resumed = False
+        pretrained.accept_supernets()
+
+    def _adopt(self, settings: ProXSettings) -> None:
+        """Let these settings hold: those given, or a checkpoint's."""
+        self.settings = settings
+        self.schedule = plan_training(settings, self.configuration_manager)[1]
+        self.num_epochs = self.schedule.total_epochs
+        self.num_iterations_per_epoch = settings.iterations_per_epoch
+        self.num_val_iterations_per_epoch = settings.validation_iterations
+        self.save_every = settings.save_every
+        self.initial_lr, self.weight_decay = settings.learning_rate, settings.weight_decay
+        if settings.batch_size is not None:
+            self.configuration_manager.configuration["batch_size"] = settings.batch_size
+        self.build_network_architecture = functools.partial(build_supernet, settings)
+
+    # ------------------------------------------------------------------ network and optimizer
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Build a supernet for prediction: it takes on the space of the state dict that it is about to load."""
+        architecture = PlainConvUNetArchitecture.from_plans(
+            configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        sections = architecture.sections
+        return Supernet(architecture, SearchSpace(sections, depth=(1,), width=(1.0,), kernel=(3,)))
+
+    @property
+    def supernet(self) -> Supernet:
+        """The network, without the wrapper for several processes."""
+        return self.network.module if self.is_ddp else self.network
+
+    def initialize(self) -> None:
+        """Build network, optimizer and loss, then the progressive training around them."""
+        super().initialize()
+        if self.is_ddp:
+            self.network = _wrap_again(self.network)
+        settings = self.settings
+        self.training = ProgressiveTraining(
+            self.supernet,
+            self.schedule,
+            seed=settings.seed,
+            freeze=settings.freeze,
+            distillation=settings.distillation_of(),
+        )
+        self.loss = self.training.criterion(self.loss)
+        self.multiply_adds = MultiplyAdds(
+            self.supernet, (self.num_input_channels, *self.configuration_manager.patch_size)
+        )
+        self.validated = {name: self.multiply_adds.find(name) for name in settings.validate}
+
+    def configure_optimizers(self):
+        """Return Adam or AdamW, and a scheduler that follows the phases."""
+        cls = torch.optim.AdamW if self.settings.optimizer == "adamw" else torch.optim.Adam
+        fused = self.device.type in ("cpu", "cuda")
+        optimizer = cls(
+            self.network.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=fused
+        )
+        return optimizer, _EpochScheduler(self)
+
+    def set_learning_rate(self, position: float) -> None:
+        """Set the learning rate of a position in the training, in epochs."""
+        rate = learning_rate(
+            self.schedule, position, self.settings.learning_rate, self.settings.learning_rate_decay
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _do_i_compile(self) -> bool:
+        if os.environ.get("nnUNet_compile", "").lower() in ("true", "1", "t"):
+            self.print_to_log_file(
+                "torch.compile is not used: every subnet would be compiled anew. Extracted subnets compile as usual."
+            )
+        return False
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Choose whether subnets return the logits of every decoder stage."""
+        supernet = self.supernet
+        supernet.architecture = dataclasses.replace(supernet.architecture, deep_supervision=enabled)
+
+    # ------------------------------------------------------------------ data
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+        """As nnU-Net does, with mirroring only if the settings want it."""
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        if not self.settings.mirror:
+            mirror_axes = self.inference_allowed_mirroring_axes = None
+        return rotation, dummy_2d, initial_patch_size, mirror_axes
+
+    def get_dataloaders(self):
+        """As nnU-Net does; without worker processes, batches are functions of seed, epoch and step."""
+        loaders = super().get_dataloaders()
+        names = ("training", "validation")
+        return tuple(
+            make_repeatable(loader, lambda name=name: (self.settings.seed, name, self.current_epoch, self.local_rank))
+            for loader, name in zip(loaders, names, strict=True)
+        )
+
+    # ------------------------------------------------------------------ training
+
+    def on_train_start(self) -> None:
+        """Refuse to overwrite a finished or begun training, then start as nnU-Net does."""
+        if not self._resumed and not self.settings.overwrite:
+            for name in ("checkpoint_final.pth", "checkpoint_latest.pth"):
+                if Path(self.output_folder, name).exists():
+                    raise FileExistsError(
+                        f"{self.output_folder} holds a training ({name}). Continue it with --c, choose another fold "
+                        f"or nnUNet_results, or set `overwrite: true`."
+                    )
+        super().on_train_start()
+        self._log.open(Path(self.output_folder), self.settings, self.schedule, write=self.local_rank == 0)
+
+    def on_train_epoch_start(self) -> None:
+        """Enter the phase of the epoch."""
+        phase = self.training.begin_epoch(self.current_epoch)
+        super().on_train_epoch_start()
+        if self.current_epoch == self.schedule.first_epoch(phase):
+            self._best_ema = None
+            self.print_to_log_file(self._log.describe(phase, len(self.schedule.phases)))
+        self._log.begin_epoch(phase, self.current_epoch, self.num_epochs, self.num_iterations_per_epoch)
+
+    def train_step(self, batch: dict) -> dict:
+        """Train one subnet on one batch.
+
+        Raises:
+            FloatingPointError: When the loss is not finite; the checkpoints on disk are as they were.
+        """
+        step = self._log.step
+        self.set_learning_rate(self.current_epoch + step / self.num_iterations_per_epoch)
+        config = self.training.begin_step(step)
+        batch["data"] = batch["data"].to(self.device, non_blocking=True)
+        with autocast("cuda") if self.device.type == "cuda" else nullcontext():
+            self.training.distill(batch["data"])
+        output = super().train_step(batch)
+        self.training.end_step()
+        if not torch.isfinite(self.loss.task).all():
+            raise FloatingPointError(
+                f"the loss is {float(self.loss.task)} in phase {self.training.phase.index} "
+                f"({self.training.phase.stage}), epoch {self.current_epoch}, step {step}, subnet {config}. "
+                f"No checkpoint was written since the last epoch that ended well; continue from it with --c, "
+                f"for example after lowering `learning_rate`."
+            )
+        self._log.end_step(StepReport(config, self.loss.task, self.loss.distance))
+        return output
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Log the epoch's losses and what it cost."""
+        self._log.end_training(self.multiply_adds, self.batch_size)
+        super().on_train_epoch_end(train_outputs)
+
+    def validation_step(self, batch: dict) -> dict:
+        """Validate the largest subnet of the phase for nnU-Net's own log, and the smallest beside it."""
+        space = self.training.phase.space
+        smallest, largest = space.smallest(), space.largest()
+        if smallest != largest:
+            self.supernet.activate(smallest)
+            self._log.validated_smallest.append(super().validation_step(_copied(batch)))
+        self.supernet.activate(largest)
+        return super().validation_step(batch)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """Log the Dice of both."""
+        smallest = self._log.validated_smallest or val_outputs
+        self._log.log("dice_smallest", dice_of(smallest), self.current_epoch)
+        super().on_validation_epoch_end(val_outputs)
+
+    def on_epoch_end(self) -> None:
+        """Write logs; at the end of a phase also a checkpoint of its own."""
+        phase = self.training.phase
+        self._log.end_epoch()
+        super().on_epoch_end()
+        if self.current_epoch == self.schedule.first_epoch(phase) + phase.epochs:
+            self.save_checkpoint(str(Path(self.output_folder, f"checkpoint_phase{phase.index}.pth")), ended=True)
+            self.save_checkpoint(str(Path(self.output_folder, "checkpoint_latest.pth")), ended=True)
+
+    def on_train_end(self) -> None:
+        """Write the final checkpoint, and one per validated subnet for ``nnUNetv2_predict -chk``."""
+        super().on_train_end()
+        self._log.close()
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            final = Path(self.output_folder, "checkpoint_final.pth")
+            for name, config in self.validated.items():
+                subnet_checkpoint(final, config, name)
+
+    @property
+    def _log(self) -> ProgressLog:
+        return self.logger.local_logger
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def save_checkpoint(self, filename: str, *, ended: bool = False) -> None:
+        """Write nnU-Net's checkpoint with ours beside it, atomically; it holds no pickled objects.
+
+        Args:
+            filename: path.
+            ended: the epoch counter already points to the next epoch.
+        """
+        if self.local_rank != 0 or self.disable_checkpointing:
+            return
+        self.supernet.activate(self.training.phase.space.largest())
+        content = {
+            "network_weights": self.supernet.state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "logging": self.logger.get_checkpoint(),
+            "_best_ema": self._best_ema,
+            "current_epoch": self.current_epoch + (0 if ended else 1),
+            "init_args": self.my_init_kwargs,
+            "trainer_name": type(self).__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            "prox": {"settings": self.settings.to_dict(), "training": self.training.state_dict()},
+        }
+        write_atomically(plain(content), filename)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Continue a training: the checkpoint's settings hold.
+
+        Raises:
+            ValueError: When the file is no ProX checkpoint, is damaged, or ``PROX_CONFIG`` differs from it.
+        """
+        content = read_safely(filename_or_checkpoint)
+        self._adopt(compatible_settings(content, filename_or_checkpoint, self.settings, self._given))
+        if not self.was_initialized:
+            self.initialize()
+        super().load_checkpoint(filename_or_checkpoint)
+        self.training.load_state_dict(content["prox"]["training"])
+        self._resumed = True
+
+    # ------------------------------------------------------------------ validation
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Validate each chosen subnet with nnU-Net's own evaluation, the largest last.
+
+        The largest one's results lie in ``validation``, as nnU-Net expects; others in ``subnet_<name>/validation``.
+        """
+        folder, largest = self.output_folder, self.supernet.space.largest()
+        for name, config in sorted(self.validated.items(), key=lambda item: item[1] == largest):
+            self.supernet.activate(config)
+            self.print_to_log_file(f"Validating {name}: {config}, {self.multiply_adds(config) / 1e9:.2f} GMAC per patch")
+            self.output_folder = folder if config == largest else str(Path(folder, f"subnet_{name}"))
+            try:
+                super().perform_actual_validation(save_probabilities)
+            finally:
+                self.output_folder = folder
+
+
+def plan_training(settings: ProXSettings, planned: ConfigurationManager) -> tuple[SearchSpace, PhaseSchedule]:
+    """Fit the settings to the plans.
+
+    Raises:
+        NotImplementedError: When the configuration is the second stage of a cascade.
+        ValueError: When candidates, resolutions or epochs do not fit.
+    """
+    if planned.previous_stage_name is not None:
+        raise NotImplementedError(
+            "ProXTrainer does not train the second stage of a cascade; use 3d_fullres, 3d_lowres or 2d."
+        )
+    architecture = PlainConvUNetArchitecture.from_plans(planned, 1, 1, True)
+    space = settings.search_space((architecture.sections + 1) // 2)
+    check_resolutions(space.resolution, planned.patch_size, architecture.stride)
+    architecture.arch_kwargs_of(space.smallest())
+    return space, settings.phase_schedule(space)
+
+
+def build_supernet(
+    settings: ProXSettings,
+    plans_manager: PlansManager,
+    configuration_manager: ConfigurationManager,
+    num_input_channels: int,
+    num_output_channels: int,
+    enable_deep_supervision: bool = True,
+) -> Supernet:
+    """Build the supernet of a training; nnU-Net's ``build_network_architecture`` with the settings in front."""
+    architecture = PlainConvUNetArchitecture.from_plans(
+        configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+    )
+    torch.manual_seed(settings.seed)
+    return Supernet(architecture, plan_training(settings, configuration_manager)[0], growth=settings.growth)
+
+
+class _EpochScheduler:
+    """nnU-Net calls ``step(epoch)``; the steps in between set their own learning rate."""
+
+    def __init__(self, trainer: ProXTrainer) -> None:
+        self._trainer = trainer
+
+    def step(self, epoch: int) -> None:
+        self._trainer.set_learning_rate(epoch)
+
+
+def _wrap_again(network: DistributedDataParallel) -> DistributedDataParallel:
+    """A subnet leaves most shells unused, which nnU-Net's own wrapper does not expect."""
+    return DistributedDataParallel(
+        network.module, device_ids=network.device_ids, find_unused_parameters=True, broadcast_buffers=False
+    )
+
+
+def _copied(batch: dict) -> dict:
+    """nnU-Net's validation step writes into the target where there is an ignore label."""
+    target = batch["target"]
+    return {"data": batch["data"], "target": target.clone() if isinstance(target, Tensor) else [t.clone() for t in target]}

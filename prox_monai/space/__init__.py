@@ -1,0 +1,17 @@
+"""Subnets, search spaces and schedules as plain values: standard library only."""
+
+from __future__ import annotations
+
+from prox_monai.space.schedule import Phase, PhaseSchedule
+from prox_monai.space.search_space import SearchSpace, unet_groups
+from prox_monai.space.subnet import Dimension, SectionConfig, SubnetConfig
+
+__all__ = [
+    "Dimension",
+    "Phase",
+    "PhaseSchedule",
+    "SearchSpace",
+    "SectionConfig",
+    "SubnetConfig",
+    "unet_groups",
+]

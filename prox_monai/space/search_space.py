@@ -1,0 +1,280 @@
+"""Which subnets exist: sample, enumerate, vary and restrict them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from prox_monai.space.subnet import (
+    Dimension,
+    SectionConfig,
+    SubnetConfig,
+    check_fields,
+    check_value,
+    is_integer,
+)
+
+_PER_SECTION = (Dimension.DEPTH, Dimension.WIDTH, Dimension.KERNEL)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """The set of subnets that some candidates span; an immutable, hashable value.
+
+    A subnet takes one depth, width and kernel per *choice* and one resolution. By default every section has
+    choices of its own; ``groups`` lets sections share one.
+
+    Args:
+        sections: number of sections of every subnet.
+        depth: candidate depths in blocks, increasing.
+        width: candidate width multipliers, increasing.
+        kernel: candidate kernel sizes in voxels, odd, increasing.
+        resolution: candidate fractions of the native patch, increasing.
+        groups: for depth, width and kernel, the index of each section's choice, from 0 without gaps;
+            sections with equal indices share a choice.
+
+    Raises:
+        ValueError: When a field is not as described.
+    """
+
+    sections: int
+    depth: tuple[int, ...]
+    width: tuple[float, ...]
+    kernel: tuple[int, ...]
+    resolution: tuple[float, ...] = (1.0,)
+    # Not hashed: hashes of its keys, which are strings, differ between processes.
+    groups: Mapping[Dimension, tuple[int, ...]] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not is_integer(self.sections) or self.sections < 1:
+            raise ValueError(f"sections must be an integer >= 1, got {self.sections!r}.")
+        for dimension in Dimension:
+            object.__setattr__(self, dimension, _checked_candidates(dimension, self.candidates(dimension)))
+        object.__setattr__(self, "groups", _checked_groups(self.groups, self.sections))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SearchSpace.from_dict, (self.to_dict(),)
+
+    def candidates(self, dimension: Dimension) -> tuple[Any, ...]:
+        """Return the candidates of a dimension, increasing."""
+        return getattr(self, dimension)
+
+    def smallest(self) -> SubnetConfig:
+        """Return the subnet with the smallest candidate everywhere."""
+        return self._assemble(candidates[0] for candidates in self._choices())
+
+    def largest(self) -> SubnetConfig:
+        """Return the subnet with the largest candidate everywhere."""
+        return self._assemble(candidates[-1] for candidates in self._choices())
+
+    def sample(self, rng: random.Random) -> SubnetConfig:
+        """Return a subnet, all equally probable; one random number is drawn per choice."""
+        return self._assemble(_pick(candidates, rng) for candidates in self._choices())
+
+    def mutate(self, config: SubnetConfig, rng: random.Random, p: float) -> SubnetConfig:
+        """Return a subnet with every choice drawn anew with probability ``p``.
+
+        Raises:
+            ValueError: When ``config`` is not in the space, or ``p`` is not in [0, 1].
+        """
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must be a number in [0, 1], got {p!r}.")
+        kept = self._values(config)
+        drawn = [(rng.random() < p, _pick(candidates, rng)) for candidates in self._choices()]
+        return self._assemble(new if redraw else old for old, (redraw, new) in zip(kept, drawn, strict=True))
+
+    def crossover(self, a: SubnetConfig, b: SubnetConfig, rng: random.Random) -> SubnetConfig:
+        """Return a subnet that takes every choice from ``a`` or ``b``, with equal probability.
+
+        Raises:
+            ValueError: When ``a`` or ``b`` is not in the space.
+        """
+        pairs = zip(self._values(a), self._values(b), strict=True)
+        return self._assemble(_pick(pair, rng) for pair in pairs)
+
+    def restrict(
+        self,
+        *,
+        depth: Sequence[int] | None = None,
+        width: Sequence[float] | None = None,
+        kernel: Sequence[int] | None = None,
+        resolution: Sequence[float] | None = None,
+    ) -> SearchSpace:
+        """Return the sub-space of some of the candidates; a dimension left out keeps all of its own.
+
+        Raises:
+            ValueError: When candidates are not valid, or not candidates of this space.
+        """
+        given = zip(Dimension, (depth, width, kernel, resolution), strict=True)
+        restricted = replace(self, **{dimension: values for dimension, values in given if values is not None})
+        for dimension in Dimension:
+            for value in restricted.candidates(dimension):
+                if value not in self.candidates(dimension):
+                    raise ValueError(
+                        f"{dimension} {value} is not in the search space {self.candidates(dimension)}."
+                    )
+        return restricted
+
+    def size(self) -> int:
+        """Return the number of subnets."""
+        return math.prod(len(candidates) for candidates in self._choices())
+
+    def __iter__(self) -> Iterator[SubnetConfig]:
+        """Yield every subnet once, lazily, from the smallest to the largest."""
+        return map(self._assemble, itertools.product(*self._choices()))
+
+    def __contains__(self, config: object) -> bool:
+        return isinstance(config, SubnetConfig) and self._objection(config) is None
+
+    def check(self, config: SubnetConfig) -> None:
+        """Check that a subnet is in the space.
+
+        Raises:
+            ValueError: When it is not; the message says which value is not, or which sections must agree.
+        """
+        objection = self._objection(config)
+        if objection is not None:
+            raise ValueError(objection)
+
+    def parse(self, name: str) -> SubnetConfig:
+        """Return the subnet of a name, or of the aliases ``smallest`` and ``largest``.
+
+        Raises:
+            ValueError: When there is no such subnet; the message says which there are.
+        """
+        aliases = {"smallest": self.smallest, "largest": self.largest}
+        if name in aliases:
+            return aliases[name]()
+        try:
+            config = SubnetConfig.from_name(name, self.sections)
+            self.check(config)
+        except ValueError as error:
+            existing = ", ".join(f"{dimension} {self.candidates(dimension)}" for dimension in Dimension)
+            raise ValueError(
+                f"there is no subnet {name!r}: {error} The search space has {self.sections} sections with "
+                f"{existing}; its aliases are {', '.join(aliases)}."
+            ) from error
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the space as JSON primitives."""
+        return {
+            "sections": self.sections,
+            **{dimension.value: list(self.candidates(dimension)) for dimension in Dimension},
+            "groups": {dimension.value: list(indices) for dimension, indices in self.groups.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SearchSpace:
+        """Return the space of :meth:`to_dict`; ``resolution`` and ``groups`` may be left out.
+
+        Raises:
+            ValueError: When a field is missing, unknown or not allowed.
+        """
+        check_fields("search space", data, ("sections", *_PER_SECTION), ("resolution", "groups"))
+        return cls(**data)
+
+    def _choices(self) -> list[tuple[float, ...]]:
+        """The candidates of every choice: depths, widths, kernels in order of their index, resolution."""
+        per_section = [self.candidates(d) for d in _PER_SECTION for _ in set(self.groups[d])]
+        return [*per_section, self.resolution]
+
+    def _assemble(self, values: Iterable[float]) -> SubnetConfig:
+        """The subnet with these values of the choices, in the order of :meth:`_choices`."""
+        remaining = iter(values)
+        columns = []
+        for dimension in _PER_SECTION:
+            indices = self.groups[dimension]
+            shared = list(itertools.islice(remaining, max(indices) + 1))
+            columns.append([shared[index] for index in indices])
+        sections = tuple(SectionConfig(*row) for row in zip(*columns, strict=True))
+        return SubnetConfig(sections, next(remaining))
+
+    def _values(self, config: SubnetConfig) -> list[float]:
+        """The values of the choices of a subnet of the space, in the order of :meth:`_choices`."""
+        self.check(config)
+        values = []
+        for dimension in _PER_SECTION:
+            indices = self.groups[dimension]
+            for index in range(max(indices) + 1):
+                values.append(getattr(config.sections[indices.index(index)], dimension))
+        return [*values, config.resolution]
+
+    def _objection(self, config: SubnetConfig) -> str | None:
+        """Why a subnet is not in the space; None when it is."""
+        if len(config.sections) != self.sections:
+            return f"the subnet has {len(config.sections)} sections, the search space has {self.sections}."
+        for dimension in _PER_SECTION:
+            indices = self.groups[dimension]
+            values = [getattr(section, dimension) for section in config.sections]
+            for section, value in enumerate(values):
+                if value not in self.candidates(dimension):
+                    allowed = self.candidates(dimension)
+                    return f"{dimension} {value} of section {section} is not in the search space {allowed}."
+                first = indices.index(indices[section])
+                if value != values[first]:
+                    got = f"{values[first]} and {value}"
+                    return f"sections {first} and {section} share one {dimension}, got {got}."
+        if config.resolution not in self.resolution:
+            return f"resolution {config.resolution} is not in the search space {self.resolution}."
+        return None
+
+
+def unet_groups(levels: int) -> dict[Dimension, tuple[int, ...]]:
+    """Return the groups of a U-Net: depth per section, width and kernel per level.
+
+    Sections are the encoder levels 0 ... levels-1, of which the last is the bottleneck, then the decoder
+    levels, deepest first.
+
+    Raises:
+        ValueError: When ``levels`` is not an integer >= 1.
+    """
+    if not is_integer(levels) or levels < 1:
+        raise ValueError(f"levels must be an integer >= 1, got {levels!r}.")
+    level_of_section = (*range(levels), *reversed(range(levels - 1)))
+    return {
+        Dimension.DEPTH: tuple(range(2 * levels - 1)),
+        Dimension.WIDTH: level_of_section,
+        Dimension.KERNEL: level_of_section,
+    }
+
+
+def _pick(candidates: Sequence[float], rng: random.Random) -> float:
+    return candidates[int(rng.random() * len(candidates))]
+
+
+def _checked_candidates(dimension: Dimension, values: Any) -> tuple[float, ...]:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise ValueError(f"{dimension} must be a non-empty sequence of candidates, got {values!r}.")
+    candidates = tuple(check_value(dimension, value) for value in values)
+    if any(a >= b for a, b in itertools.pairwise(candidates)):
+        raise ValueError(f"{dimension} must have strictly increasing candidates, got {candidates}.")
+    return candidates
+
+
+def _checked_groups(groups: Any, sections: int) -> Mapping[Dimension, tuple[int, ...]]:
+    if not isinstance(groups, Mapping):
+        raise ValueError(f"groups must be a mapping from a dimension to indices, got {groups!r}.")
+    for key in groups:
+        if key not in _PER_SECTION:
+            raise ValueError(f"groups must have keys out of {', '.join(_PER_SECTION)}, got {key!r}.")
+    checked = {}
+    for dimension in _PER_SECTION:
+        indices = groups.get(dimension, range(sections))
+        if (
+            not isinstance(indices, Sequence)
+            or len(indices) != sections
+            or not all(map(is_integer, indices))
+            or set(indices) != set(range(len(set(indices))))
+        ):
+            raise ValueError(
+                f"groups of {dimension} must be {sections} indices, one per section, from 0 without gaps, "
+                f"got {indices!r}."
+            )
+        checked[dimension] = tuple(indices)
+    return MappingProxyType(checked)

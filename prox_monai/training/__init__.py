@@ -1,0 +1,17 @@
+"""Training: phases, freezing, distillation and checkpoints."""
+
+from prox_monai.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from prox_monai.training.distillation import Distillation, DistillationLoss
+from prox_monai.training.freezing import FreezeRule, freeze_of
+from prox_monai.training.progressive import ProgressiveTraining
+
+__all__ = [
+    "Checkpoint",
+    "Distillation",
+    "DistillationLoss",
+    "FreezeRule",
+    "ProgressiveTraining",
+    "freeze_of",
+    "load_checkpoint",
+    "save_checkpoint",
+]

@@ -1,0 +1,120 @@
+"""Learning from the model of the previous phase (ProX, sections 3.5 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prox_monai.space import SubnetConfig
+
+Form = Literal["mse", "kl"]
+Outputs = Tensor | Sequence[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """How much, and in which form, a student learns from its teacher.
+
+    Args:
+        weight: λ of ``(1 - λ) * task + λ * distillation``; 0 trains without a teacher.
+        form: ``"mse"`` of the logits (the paper's), or ``"kl"``, the Kullback-Leibler divergence of the class
+            probabilities from the teacher's.
+
+    Raises:
+        ValueError: When ``weight`` is not in [0, 1], or ``form`` is unknown.
+    """
+
+    weight: float = 0.5
+    form: Form = "mse"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"distillation weight must be in [0, 1], got {self.weight!r}.")
+        if self.form not in get_args(Form):
+            raise ValueError(f"distillation form must be one of {get_args(Form)}, got {self.form!r}.")
+
+
+class Teacher:
+    """A subnet extracted at the end of a phase: evaluation mode, no gradient.
+
+    Args:
+        config: which subnet it is.
+        network: the extracted network.
+    """
+
+    def __init__(self, config: SubnetConfig, network: nn.Module) -> None:
+        self.config = config
+        self.network = network.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        """Return the outputs for an input of shape ``(B, C, *spatial)``, one per deep-supervision level."""
+        return _as_list(self.network(x))
+
+
+class DistillationLoss(nn.Module):
+    """The host's loss, joined by the distance to the teacher's outputs while there are any.
+
+    Args:
+        task_loss: the host's loss, called with ``(outputs, target)``.
+        distillation: weight and form.
+        teacher_outputs: returns the teacher's outputs for the present input, or None.
+
+    After a call ``task`` and ``distance`` hold the two terms, detached; ``distance`` is None without a teacher.
+    """
+
+    def __init__(
+        self,
+        task_loss: Callable[[Any, Any], Tensor],
+        distillation: Distillation,
+        teacher_outputs: Callable[[], list[Tensor] | None],
+    ) -> None:
+        super().__init__()
+        self.task_loss = task_loss
+        self.distillation = distillation
+        self.teacher_outputs = teacher_outputs
+        self.task: Tensor | None = None
+        self.distance: Tensor | None = None
+
+    def forward(self, outputs: Outputs, target: Any) -> Tensor:
+        """Return ``(1 - λ) * task + λ * distance``, a scalar."""
+        task = self.task_loss(outputs, target)
+        self.task, self.distance = task.detach(), None
+        taught = self.teacher_outputs()
+        if taught is None:
+            return task
+        distance = output_distance(outputs, taught, self.distillation.form)
+        self.distance = distance.detach()
+        return (1 - self.distillation.weight) * task + self.distillation.weight * distance
+
+
+def output_distance(outputs: Outputs, taught: Outputs, form: Form) -> Tensor:
+    """Return the mean over the deep-supervision outputs of their distance to the teacher's.
+
+    Args:
+        outputs: logits ``(B, C, *spatial)`` of the student, or a list of them.
+        taught: the teacher's, of the same shapes.
+        form: see :class:`Distillation`.
+
+    Raises:
+        ValueError: When student and teacher differ in their number of outputs.
+    """
+    ours, theirs = _as_list(outputs), _as_list(taught)
+    if len(ours) != len(theirs):
+        raise ValueError(f"the student has {len(ours)} outputs, the teacher {len(theirs)}.")
+    distance = F.mse_loss if form == "mse" else _divergence
+    return torch.stack([distance(a.float(), b.float()) for a, b in zip(ours, theirs, strict=True)]).mean()
+
+
+def _divergence(outputs: Tensor, taught: Tensor) -> Tensor:
+    per_class = F.kl_div(outputs.log_softmax(1), taught.log_softmax(1), reduction="none", log_target=True)
+    return per_class.sum(1).mean()
+
+
+def _as_list(outputs: Outputs) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
