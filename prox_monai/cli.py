@@ -106,7 +106,8 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMAN
         The exit code: the sub-command's own, or 2 after an error, which is one line on stderr.
     """
     arguments = build_parser(commands).parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("prox_monai").setLevel(logging.INFO)
     try:
         return arguments.run(arguments)
     except (ValueError, OSError, RuntimeError, ImportError) as error:

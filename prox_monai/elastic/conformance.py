@@ -64,8 +64,9 @@ def check_architecture(
 
 def _check_value(architecture: Architecture) -> None:
     if not isinstance(architecture, Architecture):
-        missing = [name for name in Architecture.__protocol_attrs__ if not hasattr(architecture, name)]
-        raise ValueError(f"{architecture!r} is no architecture; it lacks {', '.join(sorted(missing))}.")
+        promised = sorted(name for name in vars(Architecture) if not name.startswith("_"))
+        missing = ", ".join(name for name in promised if not hasattr(architecture, name))
+        raise ValueError(f"{architecture!r} is no architecture; it lacks {missing}.")
     kind = type(architecture)
     if not dataclasses.is_dataclass(architecture) or not kind.__dataclass_params__.frozen:
         raise ValueError(f"{kind.__name__} must be a frozen dataclass.")

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 Cell = tuple[int, int, int]
-Span = tuple[slice, slice]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,52 +125,52 @@ def _nested(candidates: set[tuple[int, ...]], what: str) -> tuple[tuple[int, ...
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where one cell lies within a corner: (corner, cell) slices of rows and columns; its shell of taps."""
+    """Where one cell lies within a corner's block: its rows, its columns in block and cell, its taps."""
 
-    rows: Span
-    columns: tuple[Span, ...]
-    shell: int
+    rows: slice
+    columns: tuple[tuple[slice, slice], ...]
+    taps: slice
 
-    def write(self, block: Tensor, cell: Tensor, taps: Tensor | None) -> None:
+    def write(self, block: Tensor, cell: Tensor) -> None:
         for here, there in self.columns:
-            target, source = block[self.rows[0], here], cell[:, there]
-            if taps is None:
-                target.copy_(source)
-            else:
-                target[:, :, taps] = source
+            block[self.rows, here, self.taps] = cell[:, there]
 
-    def read(self, block: Tensor, taps: Tensor | None) -> Tensor:
-        parts = [block[self.rows[0], here] for here, _ in self.columns]
-        part = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return part.contiguous() if taps is None else part.index_select(2, taps)
+    def read(self, block: Tensor) -> Tensor:
+        parts = [block[self.rows, here, self.taps] for here, _ in self.columns]
+        return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 @lru_cache(maxsize=4096)
 def _place(grid: Grid, corner: Cell, cell: Cell) -> _Place:
     start = grid.rows[cell[0] - 1] if cell[0] else 0
-    stop = grid.rows[cell[0]]
     large, outer = grid.columns[corner[1]], grid.columns[cell[1]]
     inner = grid.columns[cell[1] - 1] if cell[1] else (0,) * len(outer)
     columns, offset, within = [], 0, 0
     for width, low, high in zip(large, inner, outer, strict=True):
         columns.append((slice(offset + low, offset + high), slice(within, within + high - low)))
         offset, within = offset + width, within + high - low
-    if len(columns) > 1 and inner == (0,) * len(outer) and outer == large:
-        columns = [(slice(0, offset), slice(0, within))]
-    return _Place((slice(start, stop), slice(0, stop - start)), tuple(columns), cell[2])
+    first = math.prod(grid.taps[cell[2] - 1]) if cell[2] else 0
+    return _Place(slice(start, grid.rows[cell[0]]), tuple(columns), slice(first, math.prod(grid.taps[cell[2]])))
 
 
 @lru_cache(maxsize=1024)
-def _tap_positions(taps: tuple[tuple[int, ...], ...], corner: int, shell: int, device: torch.device) -> Tensor | None:
-    """Positions of a shell of taps within a flattened corner kernel; None where the shell is all of it."""
-    if corner == 0:
-        return None
-    large = taps[corner]
-    grid = torch.zeros(large, dtype=torch.int8)
-    for k in range(shell + 1):
-        centre = tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(large, taps[k], strict=True))
-        grid[centre] = torch.where(grid[centre] == 0, k + 1, grid[centre])
-    return (grid.flatten() == shell + 1).nonzero().flatten().to(device)
+def _tap_order(taps: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The taps of the largest of nested kernels, shell after shell, as positions in it; and the inverse."""
+    shell = torch.zeros(taps[-1], dtype=torch.int64)
+    for kernel in taps[-2::-1]:
+        shell[tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(taps[-1], kernel, strict=True))] -= 1
+    order = shell.flatten().argsort(stable=True)
+    return order.to(device), order.argsort().to(device)
+
+
+def _to_shells(block: Tensor, taps: tuple[tuple[int, ...], ...]) -> Tensor:
+    """Re-order the taps of a block (rows, columns, taps) of the largest of nested kernels, shell after shell."""
+    return block if len(taps) == 1 else block.gather(2, _tap_order(taps, block.device)[0].expand_as(block))
+
+
+def _from_shells(block: Tensor, taps: tuple[tuple[int, ...], ...]) -> Tensor:
+    """Undo :func:`_to_shells`."""
+    return block if len(taps) == 1 else block.gather(2, _tap_order(taps, block.device)[1].expand_as(block))
 
 
 class _Assemble(torch.autograd.Function):
@@ -183,19 +182,16 @@ class _Assemble(torch.autograd.Function):
         extent = grid.extent(corner)
         block = tensors[0].new_empty(extent.block_shape)
         for cell, tensor in zip(cells, tensors, strict=True):
-            place = _place(grid, corner, cell)
-            place.write(block, tensor, _tap_positions(grid.taps, corner[2], cell[2], block.device))
-        return block.view(extent.shape)
+            _place(grid, corner, cell).write(block, tensor)
+        return _from_shells(block, grid.taps[: corner[2] + 1]).view(extent.shape)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         grid, corner, cells = ctx.layout
-        block = gradient.reshape(grid.extent(corner).block_shape)
+        block = _to_shells(gradient.reshape(grid.extent(corner).block_shape), grid.taps[: corner[2] + 1])
         wanted = ctx.needs_input_grad[3:]
         parts = (
-            _place(grid, corner, cell).read(block, _tap_positions(grid.taps, corner[2], cell[2], block.device))
-            if want
-            else None
+            _place(grid, corner, cell).read(block) if want else None
             for cell, want in zip(cells, wanted, strict=True)
         )
         return None, None, None, *parts
@@ -240,10 +236,9 @@ class ShellTensor(nn.Module):
     def write(self, extent: Extent, tensor: Tensor, *, only: Cell | None = None) -> None:
         """Fill the cells of a corner, or ``only`` one of them, from a tensor of the corner's extent."""
         corner = self.grid.locate(extent)
-        block = tensor.reshape(extent.block_shape)
+        block = _to_shells(tensor.reshape(extent.block_shape), self.grid.taps[: corner[2] + 1])
         for cell in self.grid.cells(corner) if only is None else [only]:
-            taps = _tap_positions(self.grid.taps, corner[2], cell[2], tensor.device)
-            self.cell(cell).copy_(_place(self.grid, corner, cell).read(block, taps))
+            self.cell(cell).copy_(_place(self.grid, corner, cell).read(block))
 
     def _in_frozen_core(self, cell: Cell, frozen_kernel: int) -> bool:
         return len(self.grid.taps) > 1 and max(self.grid.taps[cell[2]]) <= frozen_kernel

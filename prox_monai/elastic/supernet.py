@@ -129,7 +129,7 @@ class Supernet(nn.Module):
                 found = tuple(state[name].shape) if name in state else "none"
                 raise ValueError(f"{name} has shape {extent.shape} in {config}, but {found} was given.")
         for name, extent in skeleton.parameters.items():
-            self._shells(name).write(extent, state[name].to(self._device))
+            self._shells(name).write(extent, state[name])
         for name, view in self._buffer_views(skeleton).items():
             view.copy_(state[name])
 
@@ -138,12 +138,11 @@ class Supernet(nn.Module):
         """Return a supernet of a larger space in which every old subnet gives the same output.
 
         Raises:
-            ValueError: When the new space lacks a candidate of the old one.
+            ValueError: When the new space lacks a subnet of the old one.
         """
+        space.check_includes(self.space)
         largest = self.space.largest()
-        space.check(largest)
-        space.check(self.space.smallest())
-        grown = Supernet(self.architecture, space, growth=self.growth).to(self._device)
+        grown = Supernet(self.architecture, space, growth=self.growth).to(self._like)
         grown.absorb(largest, _without_resolution(self.extract(largest)))
         grown.activate(self._active)
         return grown.train(self.training)
@@ -163,9 +162,9 @@ class Supernet(nn.Module):
         if "_extra_state" in state_dict:
             space = SearchSpace.from_dict(describe_state(state_dict["_extra_state"])["space"])
             if space != self.space:
-                device, training = self._device, self.training
+                like, training = self._like, self.training
                 self._allocate(space)
-                self.to(device).train(training)
+                self.to(like).train(training)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -179,9 +178,10 @@ class Supernet(nn.Module):
         """Assemble the active corners: at every forward in training, once in evaluation.
 
         Fused optimizers change tensors without raising their version, so what is kept never outlives a forward
-        with gradients or a change of mode.
+        with gradients or a change of mode, and nothing is kept while gradients wait for an optimizer.
         """
-        if self.training or torch.is_grad_enabled():
+        waiting = any(parameter.grad is not None for parameter in self.tensors.parameters())
+        if self.training or torch.is_grad_enabled() or waiting:
             self._assembled = None
             return self._parameter_corners(skeleton, self._freeze)
         stamp = (self._active, [(p.data_ptr(), p._version) for p in self.tensors.parameters()])
@@ -228,8 +228,9 @@ class Supernet(nn.Module):
         return self._skeletons[config]
 
     @property
-    def _device(self) -> torch.device:
-        return next(self.tensors.parameters()).device
+    def _like(self) -> Tensor:
+        """A tensor of the device and the type of the shared tensors."""
+        return next(self.tensors.parameters())
 
     # ------------------------------------------------------------------ allocation
 

@@ -141,6 +141,20 @@ class SearchSpace:
         if objection is not None:
             raise ValueError(objection)
 
+    def check_includes(self, other: SearchSpace) -> None:
+        """Check that every subnet of another space is in this one.
+
+        Raises:
+            ValueError: When one is not; the message says which value is not, or which sections must agree.
+        """
+        for dimension in Dimension:
+            for value in other.candidates(dimension):
+                self.check(other.restrict(**{dimension: (value,)}).smallest())
+        for dimension in _PER_SECTION:
+            ours, theirs = self.groups[dimension], other.groups[dimension]
+            if len(other.candidates(dimension)) > 1 and len({*zip(ours, theirs, strict=True)}) > len({*ours}):
+                raise ValueError(f"groups {ours} of {dimension} tie sections that are free in groups {theirs}.")
+
     def parse(self, name: str) -> SubnetConfig:
         """Return the subnet of a name, or of the aliases ``smallest`` and ``largest``.
 

@@ -132,11 +132,12 @@ def read_safely(path: str | Path, map_location: str | torch.device = "cpu") -> A
         FileNotFoundError: When there is no such file.
         ValueError: When the file is truncated, or holds pickled objects.
     """
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{path} is truncated or not a checkpoint.")
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is truncated or not a checkpoint.") from error
         raise ValueError(
             f"{path} holds pickled objects, which could run code and are not loaded; only tensors and primitives "
             f"are allowed."

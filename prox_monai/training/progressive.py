@@ -17,17 +17,19 @@ from prox_monai.training.freezing import FREEZE_RULES, FreezeRule, freeze_of
 class ProgressiveTraining:
     """Chooses what is trained, what is frozen and who teaches, epoch by epoch and step by step.
 
-    A loop calls ``begin_epoch``, and in each step ``begin_step`` and ``distill`` before the forward pass::
+    A loop calls ``begin_epoch``, in each step ``begin_step`` and ``distill`` before the forward pass, and
+    ``end_step`` before it calls the criterion on anything else::
 
         training = ProgressiveTraining(supernet, PhaseSchedule.prox(space, epochs))
         loss = training.criterion(task_loss)
-        for epoch in range(schedule.total_epochs):
+        for epoch in range(training.schedule.total_epochs):
             training.begin_epoch(epoch)
             for step, (x, target) in enumerate(batches):
                 training.begin_step(step)
                 training.distill(x)
                 loss(supernet(x), target).backward()
-                ...
+                optimizer.step()
+                training.end_step()
 
     What is sampled is a pure function of seed, epoch and step: equal on all ranks and after a resume. The only
     state is the teacher.
@@ -55,8 +57,7 @@ class ProgressiveTraining:
         if freeze not in FREEZE_RULES:
             raise ValueError(f"freeze must be one of {FREEZE_RULES}, got {freeze!r}.")
         for phase in schedule.phases:
-            supernet.space.check(phase.space.smallest())
-            supernet.space.check(phase.space.largest())
+            supernet.space.check_includes(phase.space)
         self.supernet = supernet
         self.schedule = schedule
         self.seed = seed

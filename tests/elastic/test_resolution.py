@@ -29,7 +29,9 @@ def test_candidates_of_the_planned_hippocampus_network_are_accepted():
 
 
 def test_two_candidates_of_one_size_are_refused():
-    with pytest.raises(ValueError, match=r"resolution 0.8 and 0.75 both lead to an input of \[24, 24\] voxels"):
+    with pytest.raises(
+        ValueError, match=r"resolution 0.8 and 0.75 both lead to an input of \[24, 24\] voxels"
+    ):
         check_resolutions((0.75, 0.8, 1.0), (32, 32), (8, 8))
 
 
@@ -47,7 +49,7 @@ def test_at_native_size_the_network_sees_the_input_itself():
 
 @pytest.mark.parametrize(("shape", "mode"), [((16, 8), "bilinear"), ((8, 16, 8), "trilinear")])
 def test_outputs_return_to_their_own_native_size(shape, mode):
-    """Deep supervision: full and half size come back as full and half size; logits of classes are left alone."""
+    """Full and half size (deep supervision) come back as such; logits of classes are left alone."""
     dims = len(shape)
     pool = (F.avg_pool2d, F.avg_pool3d)[dims - 2]
     x = torch.rand(2, 1, *shape)

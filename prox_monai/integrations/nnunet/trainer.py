@@ -316,7 +316,7 @@ def plan_training(settings: ProXSettings, planned: ConfigurationManager) -> tupl
 
     Raises:
         NotImplementedError: When the configuration is the second stage of a cascade.
-        ValueError: When candidates, resolutions or epochs do not fit.
+        ValueError: When candidates, resolutions, epochs or names of subnets do not fit.
     """
     if planned.previous_stage_name is not None:
         raise NotImplementedError(
@@ -326,6 +326,11 @@ def plan_training(settings: ProXSettings, planned: ConfigurationManager) -> tupl
     space = settings.search_space((architecture.sections + 1) // 2)
     check_resolutions(space.resolution, planned.patch_size, architecture.stride)
     architecture.arch_kwargs_of(space.smallest())
+    for name in set(settings.validate) - {"middle"}:
+        try:
+            space.parse(name)
+        except ValueError as error:
+            raise ValueError(f"validate: {str(error).rstrip('.')}, and middle.") from error
     return space, settings.phase_schedule(space)
 
 

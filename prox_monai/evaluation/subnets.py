@@ -1,0 +1,125 @@
+"""Evaluate subnets into rows, one JSON line each; what is there already is not done again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prox_monai.evaluation.cost import latency, parameters
+from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.space import SubnetConfig
+
+logger = logging.getLogger(__name__)
+
+Scores = Mapping[str, Mapping[str, float]]
+
+
+def evaluate_subnets(
+    costs: MultiplyAdds,
+    named: Iterable[tuple[str, SubnetConfig]],
+    score: Callable[[nn.Module], Scores],
+    path: str | Path,
+    *,
+    input_shape: Sequence[int],
+    device: str = "cpu",
+    repeats: int = 5,
+) -> Iterator[dict[str, Any]]:
+    """Evaluate subnets and append a row each to a JSON-lines file; yields the rows, old ones included.
+
+    A row holds ``name``, ``config``, ``parameters``, ``macs`` (multiply-adds per patch), ``latency_ms`` (median of
+    batch 1, with quartiles, device, threads and version of torch), ``dice`` (mean over labels of the mean over
+    cases, nnU-Net's foreground mean), ``dice_per_label`` and ``dice_per_case``.
+
+    Args:
+        costs: counter of multiply-adds; its supernet gives the subnets.
+        named: name and configuration of each subnet; a row is found by its configuration, whatever its name.
+        score: hard Dice per case and label of a plain network.
+        path: the table; rows of subnets that it holds already are reused.
+        input_shape: ``(C, *spatial)`` of one patch.
+        device: where latency is measured.
+        repeats: timed passes per subnet.
+    """
+    done = {row["key"]: row for row in read_rows(path)}
+    supernet = costs.supernet
+    for name, config in named:
+        key = supernet.architecture.canonical(config).name
+        if key in done:
+            yield done[key]
+            continue
+        network = supernet.extract(config).eval()
+        time = latency(network, input_shape, device=device, repeats=repeats, warmup=2)
+        row = {
+            "name": name,
+            "key": key,
+            "config": config.to_dict(),
+            "parameters": parameters(network),
+            "macs": costs(config),
+            "latency_ms": time.median_ms,
+            "latency": {
+                "q1_ms": time.q1_ms,
+                "q3_ms": time.q3_ms,
+                "device": time.device,
+                "threads": time.threads,
+                "torch": time.torch_version,
+            },
+            **_summary(score(network)),
+        }
+        _append(row, path)
+        done[key] = row
+        yield row
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Return the rows of a table; a last line that was cut off is left out, and said so."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number} is not a row: {line[:80]!r}.") from None
+            logger.warning("%s: the last row was cut off and is evaluated again.", path)
+            path.write_text("".join(f"{good}\n" for good in lines[:-1]))
+    return rows
+
+
+def split_cases(cases: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Split the unseen cases by name into a tuning half and a reporting half, the same always.
+
+    What is chosen is chosen on the first, what is reported is measured on the second.
+    """
+    ordered = sorted(cases)
+    return ordered[0::2], ordered[1::2]
+
+
+def _summary(scores: Scores) -> dict[str, Any]:
+    labels = sorted({label for values in scores.values() for label in values})
+    per_label = {label: _mean(values[label] for values in scores.values()) for label in labels}
+    return {
+        "dice": _mean(per_label.values()),
+        "dice_per_label": per_label,
+        "dice_per_case": {case: _mean(values.values()) for case, values in scores.items()},
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    present = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(present) / len(present) if present else None
+
+
+def _append(row: Mapping[str, Any], path: str | Path) -> None:
+    with Path(path).open("a") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

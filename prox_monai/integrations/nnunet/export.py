@@ -1,0 +1,105 @@
+"""A subnet as a stock nnU-Net model folder, which needs no plugin."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prox_monai.elastic.resolution import AtResolution
+from prox_monai.integrations.nnunet.trained import TrainedModel
+from prox_monai.space import SubnetConfig
+from prox_monai.training.checkpoint import write_atomically
+
+_ALIASES = ("smallest", "middle", "largest")
+
+
+def stock_subnet(model: TrainedModel, name: str, *, approximate: bool = False) -> SubnetConfig:
+    """Return the subnet of a name or alias as stock nnU-Net can run it: at resolution 1.
+
+    The aliases stand for the smallest, a middle and the largest subnet of resolution 1.
+
+    Args:
+        model: the trained model.
+        name: a subnet's name, or ``smallest``, ``middle``, ``largest``.
+        approximate: take a subnet of another resolution, too, and run its weights at resolution 1.
+
+    Raises:
+        ValueError: When there is no such subnet, or it works at another resolution.
+    """
+    config = model.multiply_adds().find(name)
+    if config.resolution == 1:
+        return config
+    if name in _ALIASES and 1.0 in model.supernet.space.resolution:
+        return dataclasses.replace(config, resolution=1.0)
+    if approximate:
+        return config
+    raise ValueError(
+        f"{config} works at resolution {config.resolution:g}, which stock nnU-Net cannot do: its networks see the "
+        f"image as it is. Choose a subnet of resolution 1, or --approximate to run these weights at resolution 1."
+    )
+
+
+def export_stock(model: TrainedModel, config: SubnetConfig, destination: str | Path) -> Path:
+    """Write a subnet as a stock nnU-Net model folder with one fold.
+
+    ``nnUNetv2_predict_from_modelfolder -m DESTINATION -f FOLD`` runs it where this package is not installed; its
+    logits equal those of the supernet in this configuration.
+
+    Args:
+        model: the trained model.
+        config: the subnet; its ``resolution`` plays no part.
+        destination: a folder that does not exist, or is empty.
+
+    Raises:
+        FileExistsError: When the destination holds anything.
+        ValueError: When the subnet is not in the search space.
+    """
+    destination = Path(destination)
+    if destination.exists() and any(destination.iterdir()):
+        raise FileExistsError(f"{destination} exists and is not empty; choose another folder or remove it.")
+    network = extract_at_full_resolution(model, config)
+    fold = destination / f"fold_{model.fold}"
+    fold.mkdir(parents=True)
+    plans = stock_plans(model, config)
+    (destination / "plans.json").write_text(json.dumps(plans, indent=4))
+    (destination / "dataset.json").write_text(json.dumps(model.dataset_json, indent=4))
+    fingerprint = model.folder / "dataset_fingerprint.json"
+    if fingerprint.exists():
+        shutil.copyfile(fingerprint, destination / fingerprint.name)
+    checkpoint = {
+        "network_weights": network.state_dict(),
+        "trainer_name": "nnUNetTrainer",
+        "init_args": {
+            "plans": plans,
+            "configuration": model.configuration_name,
+            "fold": model.fold,
+            "dataset_json": model.dataset_json,
+        },
+        "inference_allowed_mirroring_axes": model.mirroring_axes,
+        "prox": {"subnet": config.to_dict()},
+    }
+    write_atomically(checkpoint, fold / "checkpoint_final.pth")
+    return destination
+
+
+def extract_at_full_resolution(model: TrainedModel, config: SubnetConfig) -> nn.Module:
+    """Extract a subnet's network, in evaluation mode, as it runs at resolution 1."""
+    network = model.supernet.extract(config)
+    return (network.network if isinstance(network, AtResolution) else network).eval()
+
+
+def stock_plans(model: TrainedModel, config: SubnetConfig) -> dict[str, Any]:
+    """Return the plans with the subnet as the network of the configuration, which stands alone in them."""
+    plans = copy.deepcopy(model.plans)
+    configuration = copy.deepcopy(model.configuration.configuration)
+    configuration["architecture"]["arch_kwargs"] = model.supernet.architecture.arch_kwargs_of(config)
+    for link in ("inherits_from", "next_stage", "previous_stage"):
+        configuration.pop(link, None)
+    plans["configurations"] = {model.configuration_name: configuration}
+    return plans

@@ -1,0 +1,113 @@
+"""Hard Dice of a network on unseen cases: nnU-Net's prediction, grid and definition, in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from torch import nn
+
+from prox_monai.integrations.nnunet.trained import TrainedModel
+
+Label = int | tuple[int, ...]
+
+
+class CaseScorer:
+    """Predicts whole preprocessed cases with a sliding window and compares them on their original grid.
+
+    No mirroring: a score belongs to one pass of the network, as does its latency.
+
+    Args:
+        model: whose plans, labels and preprocessing hold.
+        preprocessed: nnU-Net's folder of the preprocessed data set.
+        cases: identifiers of the cases.
+        device: where to predict.
+
+    Raises:
+        FileNotFoundError: When the preprocessed data are not there.
+        ValueError: When there is no case.
+    """
+
+    def __init__(
+        self, model: TrainedModel, preprocessed: str | Path, cases: Sequence[str], device: str | torch.device = "cpu"
+    ) -> None:
+        if not cases:
+            raise ValueError("there is no case to score on.")
+        self._trained, self._plans = model, model.plans_manager
+        self._configuration, self._labels = model.configuration, model.labels
+        folder = Path(preprocessed, model.configuration.data_identifier)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} does not exist; run nnUNetv2_preprocess for this configuration.")
+        dataset = infer_dataset_class(str(folder))(str(folder), list(cases))
+        reader = model.plans_manager.image_reader_writer_class()
+        truth, ending = Path(preprocessed, "gt_segmentations"), model.dataset_json["file_ending"]
+        self.cases = []
+        for case in cases:
+            data, _, _, properties = dataset.load_case(case)
+            reference, _ = reader.read_seg(str(truth / f"{case}{ending}"))
+            self.cases.append((case, torch.from_numpy(np.array(data[:])), properties, reference[0]))
+        self._predictor = nnUNetPredictor(
+            use_mirroring=False, perform_everything_on_device=torch.device(device).type == "cuda",
+            device=torch.device(device), allow_tqdm=False,
+        )
+
+    def __call__(self, network: nn.Module) -> dict[str, dict[str, float]]:
+        """Return the Dice per case and label; NaN where truth and prediction both lack the label."""
+        return {
+            case: self._dice(self._segment(network, data, properties), reference)
+            for case, data, properties, reference in self.cases
+        }
+
+    def segment(self, network: nn.Module, case: str) -> np.ndarray:
+        """Return the label map of one case on its original grid."""
+        data, properties = next((data, properties) for name, data, properties, _ in self.cases if name == case)
+        return self._segment(network, data, properties)
+
+    def _segment(self, network: nn.Module, data: torch.Tensor, properties: dict) -> np.ndarray:
+        self._predictor.manual_initialization(
+            network, self._plans, self._configuration, None, self._trained.dataset_json, "ProXTrainer", None
+        )
+        logits = self._predictor.predict_sliding_window_return_logits(data)
+        return convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits,
+            self._plans,
+            self._configuration,
+            self._labels,
+            properties,
+            num_threads_torch=torch.get_num_threads(),
+        )
+
+    def _dice(self, predicted: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+        labels = self._labels
+        foreground: list[Label] = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+        ignored = reference == labels.ignore_label if labels.ignore_label is not None else None
+        scores = {}
+        for label in foreground:
+            tp, fp, fn, _ = compute_tp_fp_fn_tn(
+                region_or_label_to_mask(reference, label), region_or_label_to_mask(predicted, label), ignored
+            )
+            scores[str(label)] = float(2 * tp / (2 * tp + fp + fn)) if tp + fp + fn else float("nan")
+        return scores
+
+
+def fold_cases(preprocessed: str | Path, fold: int | str) -> list[str]:
+    """Return the validation cases of a fold, sorted by name.
+
+    Raises:
+        FileNotFoundError: When there is no split yet (nnU-Net makes it when training begins).
+        ValueError: When there is no such fold, or the fold has no unseen case.
+    """
+    path = Path(preprocessed, "splits_final.json")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; nnU-Net writes it when a training begins.")
+    splits = json.loads(path.read_text())
+    if fold == "all" or not 0 <= int(fold) < len(splits):
+        raise ValueError(f"fold must be in 0 ... {len(splits) - 1} to have unseen cases, got {fold}.")
+    return sorted(splits[int(fold)]["val"])

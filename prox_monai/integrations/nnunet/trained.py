@@ -1,0 +1,96 @@
+"""A trained ProX model folder, read without unpickling."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from prox_monai.elastic import Supernet
+from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.integrations.nnunet.trainer import ProXTrainer
+from prox_monai.training.checkpoint import read_safely
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """One fold of a model folder.
+
+    Args:
+        folder: nnU-Net's model folder (``<trainer>__<plans>__<configuration>``).
+        fold: which fold.
+        plans: content of ``plans.json``.
+        dataset_json: content of ``dataset.json``.
+        configuration_name: for example ``3d_fullres``.
+        mirroring_axes: axes along which prediction may mirror; None for none.
+        supernet: with the trained weights, in evaluation mode, without deep supervision.
+    """
+
+    folder: Path
+    fold: int | str
+    plans: dict[str, Any]
+    dataset_json: dict[str, Any]
+    configuration_name: str
+    mirroring_axes: tuple[int, ...] | None
+    supernet: Supernet
+
+    @property
+    def plans_manager(self) -> PlansManager:
+        """nnU-Net's view of the plans."""
+        return PlansManager(self.plans)
+
+    @property
+    def configuration(self) -> ConfigurationManager:
+        """nnU-Net's view of the configuration."""
+        return self.plans_manager.get_configuration(self.configuration_name)
+
+    @property
+    def labels(self) -> LabelManager:
+        """nnU-Net's view of the labels."""
+        return self.plans_manager.get_label_manager(self.dataset_json)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Channels and voxels of one patch."""
+        return self.supernet.architecture.in_channels, *self.configuration.patch_size
+
+    def multiply_adds(self) -> MultiplyAdds:
+        """Return the counter of multiply-adds per patch."""
+        return MultiplyAdds(self.supernet, self.input_shape)
+
+
+def load_trained(folder: str | Path, fold: int | str = 0, checkpoint: str = "checkpoint_final.pth") -> TrainedModel:
+    """Read one fold of a model folder.
+
+    Raises:
+        FileNotFoundError: When the folder has no such checkpoint, or no plans.
+        ValueError: When the checkpoint is damaged, or not one of ``ProXTrainer``.
+    """
+    folder = Path(folder)
+    path = folder / f"fold_{fold}" / checkpoint
+    for needed in (folder / "plans.json", folder / "dataset.json", path):
+        if not needed.is_file():
+            raise FileNotFoundError(f"{needed} does not exist; {folder} should be a model folder of ProXTrainer.")
+    content = read_safely(path)
+    if not isinstance(content, dict) or "_extra_state" not in content.get("network_weights", {}):
+        raise ValueError(f"{path} is not a checkpoint of ProXTrainer.")
+    plans = json.loads((folder / "plans.json").read_text())
+    dataset_json = json.loads((folder / "dataset.json").read_text())
+    name = content["init_args"]["configuration"]
+    manager = PlansManager(plans)
+    supernet = ProXTrainer.build_network_architecture(
+        manager,
+        manager.get_configuration(name),
+        determine_num_input_channels(manager, manager.get_configuration(name), dataset_json),
+        manager.get_label_manager(dataset_json).num_segmentation_heads,
+        enable_deep_supervision=False,
+    )
+    supernet.load_state_dict(content["network_weights"])
+    axes = content["inference_allowed_mirroring_axes"]
+    return TrainedModel(
+        folder, fold, plans, dataset_json, name, None if axes is None else tuple(axes), supernet.eval()
+    )

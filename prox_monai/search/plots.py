@@ -1,0 +1,180 @@
+"""The pictures: the front of evaluated subnets, and a prediction beside its truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from prox_monai.search.pareto import pareto_front
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    Volume = np.ndarray[tuple[int, int, int], np.dtype[Any]]
+
+_ALIASES = ("smallest", "middle", "largest")
+_MARKERS = "osD^v"
+_OVERLAYS = ("#e6550d", "#2c7fb8", "#31a354", "#756bb1", "#e7ba52", "#d6616b")
+_PLANES = (  # name, axis that is cut, letters at the left, right, bottom and top of the slice
+    ("axial", 2, "LRPA"),
+    ("coronal", 1, "LRIS"),
+    ("sagittal", 0, "PAIS"),
+)
+
+
+def pareto_picture(rows: Sequence[Mapping[str, Any]], path: str | Path, *, title: str) -> None:
+    """Draw Dice against latency, coloured by mean width, with the Pareto front and the named subnets.
+
+    Args:
+        rows: as ``evaluate_subnets`` makes them; rows without a Dice are left out.
+        path: the PNG to write.
+        title: what the rows were measured on.
+
+    Raises:
+        ImportError: When matplotlib is not installed.
+        ValueError: When no row has a Dice.
+    """
+    rows = [row for row in rows if row["dice"] is not None]
+    if not rows:
+        raise ValueError(f"there is no row with a Dice to draw in {path}.")
+    figure = _figure(8, 5)
+    axes = figure.add_subplot()
+    latency, dice = [row["latency_ms"] for row in rows], [row["dice"] for row in rows]
+    front = pareto_front(latency, dice)
+    axes.step(
+        [latency[i] for i in front], [dice[i] for i in front], where="post", color="0.55", zorder=1, label="Pareto front"
+    )
+    widths = [fmean(row["config"]["width"]) for row in rows]
+    for marker, resolution in zip(_MARKERS, sorted({row["config"]["resolution"] for row in rows}), strict=False):
+        chosen = [i for i, row in enumerate(rows) if row["config"]["resolution"] == resolution]
+        points = axes.scatter(
+            [latency[i] for i in chosen],
+            [dice[i] for i in chosen],
+            c=[widths[i] for i in chosen],
+            vmin=min(widths),
+            vmax=max(widths),
+            marker=marker,
+            s=48,
+            edgecolors="black",
+            linewidths=0.6,
+        )
+        axes.scatter([], [], c="0.8", marker=marker, edgecolors="black", label=f"resolution {resolution:g}")
+    figure.colorbar(points, label="mean width, fraction of the planned channels")
+    _name_points(axes, rows)
+    axes.set(xlabel="latency of one patch, batch 1 (ms)", ylabel="mean foreground Dice", title=title)
+    axes.margins(0.08)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def prediction_picture(
+    image: Volume,
+    truth: Volume,
+    prediction: Volume,
+    path: str | Path,
+    *,
+    title: str,
+    source: str,
+    labels: Sequence[str],
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+) -> None:
+    """Draw image, truth and prediction: three slices through the middle of the structure.
+
+    Args:
+        image: one channel, its axes pointing right, anterior and superior (RAS+), as ``(X, Y, Z)``.
+        truth: labels of the same shape.
+        prediction: labels of the same shape.
+        path: the PNG to write.
+        title: the case and how good the prediction is.
+        source: where the image comes from, and its licence.
+        labels: names of the labels 1, 2, ...
+        spacing: voxel size per axis, millimetres.
+
+    Raises:
+        ImportError: When matplotlib is not installed.
+        ValueError: When the shapes differ.
+    """
+    if not image.shape == truth.shape == prediction.shape:
+        raise ValueError(
+            f"image, truth and prediction must have one shape, got {image.shape}, {truth.shape}, {prediction.shape}."
+        )
+    size = [voxels * step for voxels, step in zip(image.shape, spacing, strict=True)]
+    heights = [size[up] / size[across] for across, up in ((0, 1), (0, 2), (1, 2))]
+    figure = _figure(7.5, 2.4 * sum(heights) + 1.4)
+    grid = figure.subplots(3, 3, height_ratios=heights)
+    centre = _centre(truth if truth.any() else prediction)
+    for row, (plane, axis, letters) in zip(grid, _PLANES, strict=True):
+        shown, *overlays = (volume.take(centre[axis], axis).T for volume in (image, truth, prediction))
+        across, up = (spacing[i] for i in range(3) if i != axis)
+        for axes, overlay in zip(row, (None, *overlays), strict=True):
+            axes.imshow(shown, cmap="gray", origin="lower", aspect=up / across)
+            if overlay is not None:
+                _overlay(axes, overlay, len(labels))
+            axes.set(xticks=[], yticks=[])
+        row[0].set_ylabel(f"{plane}, slice {centre[axis] + 1} of {image.shape[axis]}")
+        _orient(row[0], letters)
+    for axes, name in zip(grid[0], ("image", "truth", "prediction"), strict=True):
+        axes.set_title(name)
+    _legend(figure, labels)
+    figure.suptitle(title)
+    grid[-1][1].set_xlabel(source, fontsize="small", color="0.35")
+    figure.savefig(path, dpi=130)
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib: pip install "prox-monai[search]"') from error
+    return Figure(figsize=(width, height), layout="constrained")  # saved by Agg; no state outside it
+
+
+def _name_points(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    middle = fmean((min(row["latency_ms"] for row in rows), max(row["latency_ms"] for row in rows)))
+    for row in rows:
+        if row["name"] in _ALIASES:
+            right = row["latency_ms"] > middle
+            axes.annotate(
+                f"{row['name']} {row['dice']:.3f}",
+                (row["latency_ms"], row["dice"]),
+                xytext=(-16 if right else 16, 22),
+                textcoords="offset points",
+                ha="right" if right else "left",
+                arrowprops={"arrowstyle": "-", "shrinkB": 4},
+                bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "0.6", "alpha": 0.85},
+            )
+
+
+def _centre(volume: Volume) -> tuple[int, ...]:
+    """The middle of what is not background, in voxels; of the volume if nothing is."""
+    inside = volume.nonzero()
+    if not inside[0].size:
+        return tuple(size // 2 for size in volume.shape)
+    return tuple(round(float(positions.mean())) for positions in inside)
+
+
+def _overlay(axes: Axes, labels: np.ndarray, count: int) -> None:
+    for value in range(1, count + 1):
+        mask = labels == value
+        if mask.any():
+            colour = _OVERLAYS[(value - 1) % len(_OVERLAYS)]
+            axes.contourf(mask, levels=[0.5, 1.5], colors=[colour], alpha=0.35)
+            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
+
+
+def _orient(axes: Axes, letters: str) -> None:
+    places = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.04), (0.5, 0.96))
+    for letter, place in zip(letters, places, strict=True):
+        axes.annotate(letter, place, xycoords="axes fraction", color="yellow", ha="center", va="center")
+
+
+def _legend(figure: Figure, labels: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=_OVERLAYS[i % len(_OVERLAYS)], label=label) for i, label in enumerate(labels)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)

@@ -1,0 +1,103 @@
+"""Invariant 10 of ARCHITECTURE.md, section 9: the distillation loss equals its closed form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from prox_monai.space import SubnetConfig
+from prox_monai.training.distillation import Distillation, DistillationLoss, Teacher, output_distance
+
+CONFIG = SubnetConfig.uniform(1, 1, 1, 3)
+
+
+def outputs(count=2, classes=3):
+    return [torch.randn(2, classes, 8 >> i, 4 >> i) for i in range(count)]
+
+
+def closed_form(student, teacher, form):
+    """By hand: the mean of squares, or the sum over classes of p log(p / q), its mean over voxels."""
+    if form == "mse":
+        return ((student - teacher) ** 2).sum() / student.numel()
+    p, q = (logits.exp() / logits.exp().sum(1, keepdim=True) for logits in (teacher, student))
+    voxels = student.numel() / student.shape[1]
+    return (p * (p / q).log()).sum() / voxels
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("form", ["mse", "kl"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_10_loss_equals_its_closed_form(form, weight, count):
+    student, teacher, target = outputs(count), outputs(count), outputs(count)
+    loss = DistillationLoss(
+        lambda ours, wanted: sum(map(F.l1_loss, ours, wanted)), Distillation(weight, form), lambda: teacher
+    )
+    task = sum((a - b).abs().mean() for a, b in zip(student, target, strict=True))
+    distance = sum(closed_form(a, b, form) for a, b in zip(student, teacher, strict=True)) / count
+    torch.testing.assert_close(loss(student, target), (1 - weight) * task + weight * distance)
+    torch.testing.assert_close((loss.task, loss.distance), (task, distance))
+
+
+def test_10_a_single_output_may_be_a_tensor():
+    student, teacher = outputs(1)[0], outputs(1)[0]
+    assert torch.equal(output_distance(student, [teacher], "mse"), output_distance([student], teacher, "mse"))
+
+
+def test_10_kl_is_zero_for_equal_probabilities_only():
+    logits = torch.randn(2, 3, 4, 4)
+    assert output_distance(logits, logits + 5, "kl").abs() < 1e-6
+    assert output_distance(logits, 2 * logits, "kl") > 1e-2
+    assert output_distance(logits, logits + 5, "mse") == 25
+
+
+def test_10_without_a_teacher_the_loss_is_the_task():
+    loss = DistillationLoss(F.l1_loss, Distillation(0.5), lambda: None)
+    student, target = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3)
+    assert torch.equal(loss(student, target), F.l1_loss(student, target))
+    assert loss.distance is None
+    assert not loss.task.requires_grad
+
+
+def test_10_no_gradient_reaches_the_teacher():
+    network, student = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3)
+    teacher = Teacher(CONFIG, network)
+    x = torch.randn(2, 1, 8, 8)
+    taught = teacher(x)
+    DistillationLoss(F.mse_loss, Distillation(), lambda: taught)(
+        student(x), torch.zeros(2, 2, 6, 6)
+    ).backward()
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(parameter.grad.any() for parameter in student.parameters())
+    assert not any(output.requires_grad for output in taught)
+
+
+def test_a_teacher_is_in_evaluation_mode():
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.9)).train()
+    teacher, x = Teacher(CONFIG, network), torch.randn(2, 1, 4, 4)
+    assert torch.equal(teacher(x)[0], teacher(x)[0])
+    assert not network[0].running_mean.any()
+
+
+def test_half_precision_outputs_are_compared_in_single():
+    student, teacher = (torch.full((1, 1, 2, 2), value, dtype=torch.float16) for value in (300.0, 0.0))
+    assert output_distance(student, teacher, "mse") == 90000
+
+
+def test_numbers_of_outputs_must_agree():
+    with pytest.raises(ValueError, match=r"the student has 2 outputs, the teacher 3"):
+        output_distance(outputs(2), outputs(3), "mse")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"weight": 1.5}, r"distillation weight must be in \[0, 1\], got 1.5"),
+        ({"weight": float("nan")}, r"distillation weight must be in \[0, 1\], got nan"),
+        ({"form": "l1"}, r"distillation form must be one of \('mse', 'kl'\), got 'l1'"),
+    ],
+)
+def test_settings_are_checked(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Distillation(**fields)

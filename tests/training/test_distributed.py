@@ -1,0 +1,75 @@
+"""Two processes draw the same subnets and keep the same weights. As a script, this file is one of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from prox_monai.elastic import Supernet
+from prox_monai.networks import UNetArchitecture
+from prox_monai.space import PhaseSchedule, SearchSpace, unet_groups
+from prox_monai.training import ProgressiveTraining
+
+RANKS = 2
+STEPS = 2
+EPOCHS = 2
+
+
+def worker(rank: int, folder: Path) -> None:
+    """Train four steps, the last two with a teacher, and save subnets and weights after each."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=RANKS)
+    torch.manual_seed(rank)
+    space = SearchSpace(3, (1, 2), (1,), (3,), groups=unet_groups(2))
+    supernet = Supernet(UNetArchitecture(2, 1, 2, (4, 8), ((1, 1), (2, 2))), space)
+    network = torch.nn.parallel.DistributedDataParallel(supernet, find_unused_parameters=True)
+    training = ProgressiveTraining(supernet, PhaseSchedule.prox(space, EPOCHS), freeze="both")
+    loss = training.criterion(torch.nn.functional.cross_entropy)
+    optimizer = torch.optim.AdamW(supernet.parameters(), lr=0.01)
+    rows = []
+    for epoch in range(EPOCHS):
+        training.begin_epoch(epoch)
+        for step in range(STEPS):
+            x, target = torch.randn(2, 1, 8, 8), torch.randint(2, (2, 8, 8))
+            config = training.begin_step(step)
+            training.distill(x)
+            optimizer.zero_grad()
+            loss(network(x), target).backward()
+            optimizer.step()
+            weights = torch.cat([parameter.detach().flatten() for parameter in supernet.parameters()])
+            rows.append((config.name, x.sum().item(), weights))
+    torch.save(rows, folder / f"{rank}.pth")
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_draw_the_same_subnets_and_keep_the_same_weights(tmp_path):
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment)
+        for rank in range(RANKS)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0] * RANKS
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    ours, theirs = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(RANKS))
+    assert len(ours) == EPOCHS * STEPS
+    assert [name for name, _, _ in ours] == [name for name, _, _ in theirs]
+    assert len({name for name, _, _ in ours}) > 1
+    previous = None
+    for (_, our_data, our_weights), (_, their_data, their_weights) in zip(ours, theirs, strict=True):
+        assert our_data != their_data
+        assert torch.equal(our_weights, their_weights)
+        assert previous is None or not torch.equal(our_weights, previous)
+        previous = our_weights
+
+
+if __name__ == "__main__":
+    worker(int(sys.argv[1]), Path(sys.argv[2]))

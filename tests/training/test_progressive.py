@@ -1,0 +1,233 @@
+"""Invariants 8, 9 and 10 of ARCHITECTURE.md, section 9, on a plain training loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from prox_monai.elastic import Supernet
+from prox_monai.networks import UNetArchitecture
+from prox_monai.space import Dimension, PhaseSchedule, SearchSpace, unet_groups
+from prox_monai.training import Distillation, ProgressiveTraining, load_checkpoint, save_checkpoint
+
+ARCHITECTURE = UNetArchitecture(2, 1, 2, (4, 8), ((1, 1), (2, 2)), norm="batch", deep_supervision=True)
+SPACE = SearchSpace(3, (1, 2), (0.5, 1), (3, 5), (0.5, 1), unet_groups(2))
+SCHEDULE = PhaseSchedule.prox(SPACE, [2] * 5)
+STEPS = 3
+
+
+class Loop:
+    """A plain training loop whose data are a function of epoch and step."""
+
+    def __init__(self, supernet, schedule=SCHEDULE, **settings):
+        self.supernet = supernet
+        self.training = ProgressiveTraining(supernet, schedule, seed=7, **settings)
+        self.loss = self.training.criterion(
+            lambda ours, target: sum(F.cross_entropy(y, target) for y in ours)
+        )
+        self.optimizer = torch.optim.AdamW(supernet.parameters(), lr=0.01, weight_decay=0.1)
+
+    def step(self, epoch, step):
+        data = torch.Generator().manual_seed(100 * epoch + step)
+        x, target = torch.randn(2, 1, 8, 8, generator=data), torch.randint(2, (2, 8, 8), generator=data)
+        self.training.begin_step(step)
+        self.training.distill(x)
+        self.optimizer.zero_grad()
+        self.loss(self.supernet(x), target).backward()
+        self.optimizer.step()
+        self.training.end_step()
+
+    def run(self, epochs):
+        for epoch in epochs:
+            self.training.begin_epoch(epoch)
+            for step in range(STEPS):
+                self.step(epoch, step)
+
+    def save(self, folder):
+        save_checkpoint(folder / "supernet.pth", self.supernet, self.training)
+        torch.save(self.optimizer.state_dict(), folder / "optimizer.pth")
+
+    @classmethod
+    def load(cls, folder, **settings):
+        checkpoint = load_checkpoint(folder / "supernet.pth", expected=ARCHITECTURE)
+        loop = cls(checkpoint.supernet, checkpoint.schedule, **settings)
+        loop.training.load_state_dict(checkpoint.training)
+        loop.optimizer.load_state_dict(torch.load(folder / "optimizer.pth", weights_only=True))
+        return loop
+
+
+def fresh(**settings):
+    torch.manual_seed(0)
+    return Loop(Supernet(ARCHITECTURE, SPACE), **settings)
+
+
+def test_8_the_subnet_is_a_function_of_seed_epoch_and_step():
+    first, second = fresh().training, fresh().training
+    second.begin_epoch(3)
+    second.begin_step(1)
+    drawn = [first.subnet_at(epoch, step) for epoch in range(10) for step in range(5)]
+    assert drawn == [second.subnet_at(epoch, step) for epoch in range(10) for step in range(5)]
+    other = ProgressiveTraining(first.supernet, SCHEDULE, seed=8)
+    assert drawn != [other.subnet_at(epoch, step) for epoch in range(10) for step in range(5)]
+
+
+def test_8_subnets_are_in_the_phase_and_every_candidate_is_reached():
+    training = fresh().training
+    for phase in SCHEDULE.phases:
+        epoch = SCHEDULE.first_epoch(phase)
+        drawn = [training.subnet_at(epoch, step) for step in range(60)]
+        assert all(config in phase.space for config in drawn)
+        assert {config.resolution for config in drawn} == set(phase.space.resolution)
+        for section in range(SPACE.sections):
+            for dimension in (Dimension.DEPTH, Dimension.WIDTH, Dimension.KERNEL):
+                values = {getattr(config.sections[section], dimension) for config in drawn}
+                assert values == set(phase.space.candidates(dimension))
+
+
+def test_8_begin_step_activates_the_subnet_of_the_step():
+    training = fresh().training
+    training.begin_epoch(9)
+    for step in range(5):
+        assert training.begin_step(step) == training.supernet.active == training.subnet_at(9, step)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"freeze": "both", "distillation": Distillation(0.3, "kl")}],
+    ids=["mse", "frozen-kl"],
+)
+@pytest.mark.parametrize("cut", [1, 2, 5, 8], ids="after-{}".format)
+def test_9_straight_equals_saved_and_loaded(tmp_path, cut, settings):
+    """Epochs before the cut, then one; the cuts lie within the first phase, between phases, within others."""
+    straight, saved = fresh(**settings), fresh(**settings)
+    straight.run(range(cut + 1))
+    saved.run(range(cut))
+    saved.save(tmp_path)
+    torch.manual_seed(999)
+    resumed = Loop.load(tmp_path, **settings)
+    resumed.run([cut])
+    ours, theirs = straight.supernet.state_dict(), resumed.supernet.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    before = saved.supernet.state_dict()
+    assert any(not torch.equal(ours[name], before[name]) for name in ours)
+
+
+def test_9_an_epoch_that_was_killed_is_repeated(tmp_path):
+    straight, killed = fresh(), fresh()
+    straight.run(range(6))
+    killed.run(range(5))
+    killed.save(tmp_path)
+    killed.training.begin_epoch(5)
+    killed.step(5, 0)
+    resumed = Loop.load(tmp_path)
+    resumed.run([5])
+    ours, theirs = straight.supernet.state_dict(), resumed.supernet.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_9_another_seed_is_refused():
+    state = fresh().training.state_dict()
+    other = ProgressiveTraining(fresh().supernet, SCHEDULE, seed=8)
+    with pytest.raises(ValueError, match=r"seed is 8, but the training was begun with 7"):
+        other.load_state_dict(state)
+
+
+def test_10_the_teacher_is_the_largest_of_the_phase_before_as_it_was_at_its_end():
+    loop = fresh()
+    loop.run([0, 1])
+    assert loop.training.teacher is None
+    largest = SCHEDULE.phases[0].space.largest()
+    x = torch.randn(2, 1, 8, 8)
+    expected = loop.supernet.extract(largest).eval()(x)
+    loop.run([2])
+    assert loop.training.teacher.config == largest
+    assert all(map(torch.equal, loop.training.teacher(x), expected))
+    teacher = loop.training.teacher
+    loop.run([3])
+    assert loop.training.teacher is teacher
+    loop.training.begin_epoch(4)
+    assert loop.training.teacher.config == SCHEDULE.phases[1].space.largest()
+
+
+def test_10_progressive_shrinking_keeps_one_teacher():
+    loop = fresh(schedule=PhaseSchedule.progressive_shrinking(SPACE, 4))
+    loop.run([0, 1])
+    teacher = loop.training.teacher
+    loop.run([2, 3])
+    assert loop.training.teacher is teacher
+    assert teacher.config == SPACE.largest()
+
+
+def test_10_the_loss_has_a_teacher_s_term_only_after_the_first_phase_and_within_a_step():
+    loop = fresh()
+    loop.run([0, 1])
+    assert loop.loss.distance is None
+    loop.run([2])
+    assert loop.loss.distance > 0
+    x, target = torch.randn(2, 1, 8, 8), torch.zeros(2, 8, 8, dtype=torch.long)
+    loop.loss(loop.supernet(x), target)
+    assert loop.loss.distance is None
+
+
+def test_10_weight_zero_has_no_teacher():
+    loop = fresh(distillation=Distillation(0))
+    loop.run([0, 1, 2])
+    assert loop.training.teacher is None
+    assert loop.loss.distance is None
+
+
+def test_training_lowers_the_loss():
+    loop = fresh()
+    losses = []
+    for epoch in (0, 1):
+        loop.training.begin_epoch(epoch)
+        for _ in range(10):
+            loop.step(0, 0)
+            losses.append(loop.loss.task.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_what_is_frozen_follows_the_phase():
+    loop = fresh(freeze="both")
+    moved = {}
+    for phase in SCHEDULE.phases:
+        epoch = SCHEDULE.first_epoch(phase)
+        loop.training.begin_epoch(epoch)
+        largest = phase.space.largest().sections[0]
+        step = next(s for s in range(99) if loop.training.subnet_at(epoch, s).sections[0] == largest)
+        before = {name: p.detach().clone() for name, p in loop.supernet.named_parameters()}
+        loop.step(epoch, step)
+        core, ring = (f"tensors.encoder/0/blocks/0/conv/weight.0_0_{k}" for k in (0, 1))
+        moved[phase.index] = [
+            not torch.equal(loop.supernet.get_parameter(n), before[n]) for n in (core, ring)
+        ]
+    stages = {phase.index: phase.stage for phase in SCHEDULE.phases}
+    assert list(stages.values()) == ["depth", "depth", "width", "kernel", "resolution"]
+    assert list(moved.values()) == [[True, False], [False, False], [True, False], [False, True], [True, True]]
+
+
+@pytest.mark.parametrize("space", [SPACE.restrict(width=(0.5,)), SPACE.restrict(kernel=(3,))])
+def test_a_schedule_outside_the_supernet_s_space_is_refused(space):
+    with pytest.raises(ValueError, match=r"of section 0 is not in the search space"):
+        ProgressiveTraining(Supernet(ARCHITECTURE, space), SCHEDULE)
+
+
+def test_a_candidate_in_between_that_the_supernet_lacks_is_refused():
+    wide = SearchSpace(3, (1,), (0.25, 0.5, 1), (3,), groups=unet_groups(2))
+    supernet = Supernet(ARCHITECTURE, wide.restrict(width=(0.25, 1)))
+    with pytest.raises(ValueError, match=r"width 0.5 of section 0 is not in the search space \(0.25, 1.0\)"):
+        ProgressiveTraining(supernet, PhaseSchedule.prox(wide, 3))
+
+
+def test_an_unknown_freeze_is_refused():
+    with pytest.raises(
+        ValueError, match=r"freeze must be one of \('none', 'depth', 'kernel', 'both'\), got 'all'"
+    ):
+        fresh(freeze="all")
+
+
+def test_an_epoch_after_the_last_is_refused():
+    with pytest.raises(ValueError, match=r"epoch must be in 0 ... 9, got 10"):
+        fresh().training.begin_epoch(10)
