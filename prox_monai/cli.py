@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import random
+import re
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from prox_monai import __version__
 
 EXAMPLES = """examples:
   export nnUNet_extTrainer="$(prox-monai nnunet-path)"   let nnU-Net find ProXTrainer
   prox-monai doctor                                      what this installation lacks
+  prox-monai demo --data Task04_Hippocampus              the whole way, on real data, in minutes
 """
 
 
@@ -50,19 +57,185 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return int(any(finding.level is Level.FAIL for finding in findings))
 
 
+def _demo(arguments: argparse.Namespace) -> int:
+    with _extra("nnunet"):
+        from prox_monai.demo import run_demo
+
+    try:
+        print(run_demo(arguments.data, arguments.output, arguments.device))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", metavar="FOLDER|download", help="Decathlon layout; synthetic if not given")
+    parser.add_argument("--output", default="runs/demo", metavar="FOLDER", help="default: %(default)s")
+    _device_argument(parser)
+
+
+def _export_nnunet(arguments: argparse.Namespace) -> int:
+    with _extra("nnunet"):
+        from prox_monai.integrations.nnunet import unseen
+        from prox_monai.integrations.nnunet.export import export_stock, stock_subnet
+        from prox_monai.integrations.nnunet.trained import load_trained
+
+    model = load_trained(arguments.model, arguments.fold, arguments.checkpoint)
+    config = stock_subnet(model, arguments.subnet, approximate=arguments.approximate)
+    row = unseen.describe(model, config)
+    if arguments.approximate:
+        row["dice"] = unseen.dice_at_full_resolution(model, config, os.environ)
+    destination = export_stock(model, config, arguments.output)
+    cost = f"{row['parameters']:,} parameters, {row['macs'] / 1e9:.2f} GMAC per patch"
+    print(f"{config} is in {destination}: {cost}.")
+    if arguments.approximate:
+        print(f"Dice {row['dice']:.3f} at resolution 1, on the reporting half of fold {model.fold}.")
+    print(_predict_line(destination, model.fold))
+    return 0
+
+
+def _export_nnunet_arguments(parser: argparse.ArgumentParser) -> None:
+    _model_arguments(parser)
+    parser.add_argument("--subnet", required=True, metavar="NAME", help=_SUBNET)
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="new folder, or an empty one")
+    parser.add_argument("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="default: %(default)s")
+    parser.add_argument(
+        "--approximate",
+        action="store_true",
+        help="run weights of another resolution at 1; its Dice is measured",
+    )
+
+
+def _select(arguments: argparse.Namespace) -> int:
+    with _extra("nnunet"):
+        from prox_monai.integrations.nnunet.checkpoint import subnet_checkpoint
+        from prox_monai.integrations.nnunet.trained import load_trained
+
+    name = arguments.name or arguments.subnet
+    if re.fullmatch(r"final|best|latest|phase\d+", name) or not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(
+            f"--as must be letters, digits, '.', '_' or '-' and no name of a training's own checkpoints "
+            f"(final, best, latest, phase<N>), got {name!r}."
+        )
+    model = load_trained(arguments.model, arguments.fold)
+    config = model.multiply_adds().find(arguments.subnet)
+    source = model.folder / f"fold_{model.fold}" / "checkpoint_final.pth"
+    target = subnet_checkpoint(source, config, name)
+    print(f"{config} is in {target}; with ProXTrainer installed:")
+    print(_predict_line(model.folder, model.fold, f" -chk {target.name}"))
+    return 0
+
+
+def _select_arguments(parser: argparse.ArgumentParser) -> None:
+    _model_arguments(parser)
+    parser.add_argument("--subnet", required=True, metavar="NAME", help=_SUBNET)
+    parser.add_argument("--as", dest="name", metavar="NAME", help="of checkpoint_<NAME>.pth; default: the subnet's")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    with _extra("nnunet"):
+        from tqdm import tqdm
+
+        from prox_monai.integrations.nnunet import unseen
+        from prox_monai.integrations.nnunet.trained import load_trained
+        from prox_monai.search.table import rows_table
+
+    device = unseen.choose_device(arguments.device)
+    model = load_trained(arguments.model, arguments.fold)
+    costs, rng = model.multiply_adds(), random.Random(arguments.seed)
+    named = [(name, costs.find(name)) for name in arguments.subnets]
+    drawn = (model.supernet.space.sample(rng) for _ in range(arguments.random))
+    named += [(config.name, config) for config in drawn]
+    preprocessed = unseen.preprocessed_folder(model, os.environ)
+    rows = unseen.evaluate_trained(model, named, preprocessed, arguments.output, half=arguments.half, device=device)
+    print(rows_table(tqdm(rows, total=len(named), desc="subnets", disable=None, leave=False)))
+    return 0
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    _model_arguments(parser)
+    aliases = ["smallest", "middle", "largest"]
+    parser.add_argument("--subnets", nargs="*", default=aliases, metavar="NAME", help="default: " + " ".join(aliases))
+    parser.add_argument("--random", type=int, default=0, metavar="N", help="random subnets besides")
+    parser.add_argument("--seed", type=int, default=0, help="of the random subnets, default: %(default)s")
+    parser.add_argument("--output", required=True, metavar="FILE", help="JSON lines; subnets it holds are not redone")
+    parser.add_argument(
+        "--half",
+        choices=("tuning", "reporting", "both"),
+        default="reporting",
+        help="of the fold's unseen cases, default: %(default)s; choose subnets on the tuning half",
+    )
+    _device_argument(parser)
+
+
+_EXAMPLE = "$nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
+_SUBNET = "for example d2.2.1-w.5-k3-r1, or smallest, middle, largest"
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL_FOLDER", help="nnU-Net's folder <trainer>__<plans>__<configuration>")
+    parser.add_argument("--fold", default=0, type=lambda text: text if text == "all" else int(text))
+
+
+def _device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+
+
+def _predict_line(folder: Path, fold: int | str, options: str = "") -> str:
+    model = shlex.quote(str(folder))
+    return f"  nnUNetv2_predict_from_modelfolder -m {model} -f {fold}{options} -i IMAGES -o PREDICTIONS"
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Imports that need an extra of the package."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ImportError(f'{error}; this needs an extra: pip install "prox-monai[{name}]"') from error
+
+
 COMMANDS = (
     Command(
         "nnunet-path",
         "print the folder that nnUNet_extTrainer must name",
         _nnunet_path,
-        examples='export nnUNet_extTrainer="$(prox-monai nnunet-path)"\n'
-        "nnUNetv2_train 4 3d_fullres 0 -tr ProXTrainer",
+        examples='export nnUNet_extTrainer="$(prox-monai nnunet-path)"\nnnUNetv2_train 4 3d_fullres 0 -tr ProXTrainer',
     ),
     Command(
         "doctor",
         "check versions, variables, folders and GPU for nnU-Net; exit code 1 if something fails",
         _doctor,
         examples="prox-monai doctor",
+    ),
+    Command(
+        "demo",
+        "prepare data, train a small family, evaluate it, deploy three subnets, predict with one",
+        _demo,
+        _demo_arguments,
+        examples="prox-monai demo\nprox-monai demo --data Task04_Hippocampus --output runs/hippocampus",
+    ),
+    Command(
+        "evaluate",
+        "measure subnets of a trained model on unseen cases: Dice, latency, multiply-adds, parameters",
+        _evaluate,
+        _evaluate_arguments,
+        examples=f"prox-monai evaluate {_EXAMPLE} --random 30 --half tuning --output rows.jsonl",
+    ),
+    Command(
+        "select",
+        "write a checkpoint with which nnUNetv2_predict -chk runs one subnet",
+        _select,
+        _select_arguments,
+        examples=f"prox-monai select {_EXAMPLE} --subnet d1-w.5-k3-r.8 --as quick",
+    ),
+    Command(
+        "export nnunet",
+        "write a subnet as a stock nnU-Net model folder, which needs no prox-monai",
+        _export_nnunet,
+        _export_nnunet_arguments,
+        examples=f"prox-monai export nnunet {_EXAMPLE} --subnet middle --output stock/middle",
     ),
 )
 

@@ -47,7 +47,9 @@ class Extent:
         rows, channels, *taps = (*shape,) if ndim > 1 else (1, *shape, *(1,) * (1 - ndim))
         columns = tuple(concatenated or (channels,))
         if sum(columns) != channels:
-            raise ValueError(f"concatenated inputs of {columns} channels do not add up to {channels} channels.")
+            raise ValueError(
+                f"concatenated inputs of {columns} channels do not add up to {channels} channels."
+            )
         return cls(rows, columns, tuple(taps), ndim)
 
     @property
@@ -82,7 +84,11 @@ class Grid:
             raise ValueError(f"tensors of shapes {sorted({e.shape for e in extents})} differ in their axes.")
         columns = _nested({e.columns for e in extents}, "input channels")
         taps = _nested({e.taps for e in extents}, "kernels")
-        if any((a - b) % 2 for small, large in itertools.pairwise(taps) for a, b in zip(small, large, strict=True)):
+        if any(
+            (a - b) % 2
+            for small, large in itertools.pairwise(taps)
+            for a, b in zip(small, large, strict=True)
+        ):
             raise ValueError(f"kernels {list(taps)} do not share a centre.")
         return cls(tuple(sorted({e.rows for e in extents})), columns, taps, extents[0].ndim)
 
@@ -93,7 +99,11 @@ class Grid:
             ValueError: When no combination of candidates has this extent.
         """
         try:
-            return self.rows.index(extent.rows), self.columns.index(extent.columns), self.taps.index(extent.taps)
+            return (
+                self.rows.index(extent.rows),
+                self.columns.index(extent.columns),
+                self.taps.index(extent.taps),
+            )
         except ValueError:
             raise ValueError(f"{extent} is not a corner of {self}.") from None
 
@@ -150,7 +160,9 @@ def _place(grid: Grid, corner: Cell, cell: Cell) -> _Place:
         columns.append((slice(offset + low, offset + high), slice(within, within + high - low)))
         offset, within = offset + width, within + high - low
     first = math.prod(grid.taps[cell[2] - 1]) if cell[2] else 0
-    return _Place(slice(start, grid.rows[cell[0]]), tuple(columns), slice(first, math.prod(grid.taps[cell[2]])))
+    return _Place(
+        slice(start, grid.rows[cell[0]]), tuple(columns), slice(first, math.prod(grid.taps[cell[2]]))
+    )
 
 
 @lru_cache(maxsize=1024)

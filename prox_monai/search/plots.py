@@ -42,21 +42,29 @@ def pareto_picture(rows: Sequence[Mapping[str, Any]], path: str | Path, *, title
     if not rows:
         raise ValueError(f"there is no row with a Dice to draw in {path}.")
     figure = _figure(8, 5)
+    from matplotlib.colors import Normalize
+
     axes = figure.add_subplot()
     latency, dice = [row["latency_ms"] for row in rows], [row["dice"] for row in rows]
     front = pareto_front(latency, dice)
     axes.step(
-        [latency[i] for i in front], [dice[i] for i in front], where="post", color="0.55", zorder=1, label="Pareto front"
+        [latency[i] for i in front],
+        [dice[i] for i in front],
+        where="post",
+        color="0.55",
+        zorder=1,
+        label="Pareto front",
     )
     widths = [fmean(row["config"]["width"]) for row in rows]
-    for marker, resolution in zip(_MARKERS, sorted({row["config"]["resolution"] for row in rows}), strict=False):
+    norm = Normalize(min(widths), max(widths))
+    resolutions = sorted({row["config"]["resolution"] for row in rows})
+    for marker, resolution in zip(_MARKERS, resolutions, strict=False):
         chosen = [i for i, row in enumerate(rows) if row["config"]["resolution"] == resolution]
         points = axes.scatter(
             [latency[i] for i in chosen],
             [dice[i] for i in chosen],
             c=[widths[i] for i in chosen],
-            vmin=min(widths),
-            vmax=max(widths),
+            norm=norm,
             marker=marker,
             s=48,
             edgecolors="black",
@@ -66,7 +74,7 @@ def pareto_picture(rows: Sequence[Mapping[str, Any]], path: str | Path, *, title
     figure.colorbar(points, label="mean width, fraction of the planned channels")
     _name_points(axes, rows)
     axes.set(xlabel="latency of one patch, batch 1 (ms)", ylabel="mean foreground Dice", title=title)
-    axes.margins(0.08)
+    axes.margins(0.08, 0.16)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
     figure.savefig(path, dpi=150)
@@ -101,7 +109,7 @@ def prediction_picture(
     """
     if not image.shape == truth.shape == prediction.shape:
         raise ValueError(
-            f"image, truth and prediction must have one shape, got {image.shape}, {truth.shape}, {prediction.shape}."
+            f"image, truth and prediction must have one shape, got {image.shape}, {truth.shape} and {prediction.shape}."
         )
     size = [voxels * step for voxels, step in zip(image.shape, spacing, strict=True)]
     heights = [size[up] / size[across] for across, up in ((0, 1), (0, 2), (1, 2))]
@@ -168,9 +176,18 @@ def _overlay(axes: Axes, labels: np.ndarray, count: int) -> None:
 
 
 def _orient(axes: Axes, letters: str) -> None:
-    places = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.04), (0.5, 0.96))
-    for letter, place in zip(letters, places, strict=True):
-        axes.annotate(letter, place, xycoords="axes fraction", color="yellow", ha="center", va="center")
+    places = (((0, 0.5), (8, 0)), ((1, 0.5), (-8, 0)), ((0.5, 0), (0, 8)), ((0.5, 1), (0, -8)))
+    for letter, (edge, inwards) in zip(letters, places, strict=True):
+        axes.annotate(
+            letter,
+            edge,
+            xycoords="axes fraction",
+            xytext=inwards,
+            textcoords="offset points",
+            color="yellow",
+            ha="center",
+            va="center",
+        )
 
 
 def _legend(figure: Figure, labels: Sequence[str]) -> None:

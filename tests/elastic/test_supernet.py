@@ -63,10 +63,11 @@ def test_1_every_subnet_of_a_unet_equals_its_extracted_network(
 def test_1_every_subnet_of_a_classifier_equals_its_extracted_network(
     randomise, classifier_type, classifier_space, training
 ):
-    supernet = randomise(Supernet(classifier_type(), classifier_space)).train(training)
+    space = classifier_space.restrict(width=(0.25, 1))
+    supernet = randomise(Supernet(classifier_type(), space)).train(training)
     x = torch.randn(2, 1, 8, 8)
     with torch.no_grad():
-        for config in classifier_space:
+        for config in space:
             assert_forward_is_extracted_forward(supernet, config, x)
 
 

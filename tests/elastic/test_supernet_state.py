@@ -10,7 +10,7 @@ import torch
 
 from prox_monai.elastic import Supernet
 from prox_monai.elastic.shells import ShellTensor
-from prox_monai.elastic.supernet import describe_state
+from prox_monai.elastic.extra_state import describe_state
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import SearchSpace, unet_groups
 
@@ -62,7 +62,7 @@ def test_extra_state_has_a_fixed_length_and_describes_itself():
         supernet.activate(space.smallest())
         states.append(supernet.get_extra_state())
         described = describe_state(states[-1])
-        assert described == {"space": space.to_dict(), "active": space.smallest().to_dict()}
+        assert described == (space, space.smallest())
     assert states[0].shape == states[1].shape
     assert states[0].dtype == torch.uint8
 
@@ -147,6 +147,12 @@ def validation_before_a_fused_step(supernet, x):
     optimizer.step()
 
 
+def change_without_a_version_then_a_change_of_mode(supernet, x):
+    for parameter in supernet.parameters():
+        parameter.data.add_(1)
+    supernet.train().eval()
+
+
 def loading(supernet, x):
     supernet.load_state_dict(
         {n: t if n == "_extra_state" else t + 1 for n, t in supernet.state_dict().items()}
@@ -159,7 +165,14 @@ def absorbing(supernet, x):
 
 @pytest.mark.parametrize(
     "change",
-    [fused_step_in_evaluation_mode, training_step, validation_before_a_fused_step, loading, absorbing],
+    [
+        fused_step_in_evaluation_mode,
+        training_step,
+        validation_before_a_fused_step,
+        loading,
+        absorbing,
+        change_without_a_version_then_a_change_of_mode,
+    ],
 )
 @torch.no_grad()
 def test_kept_corners_follow_the_tensors(randomise, change):

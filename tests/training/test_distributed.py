@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -22,7 +24,9 @@ EPOCHS = 2
 def worker(rank: int, folder: Path) -> None:
     """Train four steps, the last two with a teacher, and save subnets and weights after each."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=RANKS)
+    torch.distributed.init_process_group(
+        "gloo", f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
+    )
     torch.manual_seed(rank)
     space = SearchSpace(3, (1, 2), (1,), (3,), groups=unet_groups(2))
     supernet = Supernet(UNetArchitecture(2, 1, 2, (4, 8), ((1, 1), (2, 2))), space)
@@ -54,7 +58,9 @@ def test_ranks_draw_the_same_subnets_and_keep_the_same_weights(tmp_path):
         for rank in range(RANKS)
     ]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0] * RANKS
+        while not any(codes := [process.poll() for process in processes]) and None in codes:
+            time.sleep(0.1)
+        assert codes == [0] * RANKS
     finally:
         for process in processes:
             process.kill()

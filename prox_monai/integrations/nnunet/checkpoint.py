@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from prox_monai.elastic.supernet import describe_state, encode_state
+from prox_monai.elastic.extra_state import describe_state, encode_state
 from prox_monai.integrations.nnunet.settings import CONFIG_VARIABLE, ProXSettings, differing_fields
-from prox_monai.space import SearchSpace, SubnetConfig
+from prox_monai.space import SubnetConfig
 from prox_monai.training.checkpoint import read_safely, write_atomically
 
 _PREDICTION_KEYS = ("network_weights", "init_args", "trainer_name", "inference_allowed_mirroring_axes")
@@ -61,7 +61,7 @@ def subnet_checkpoint(source: str | Path, config: SubnetConfig, name: str) -> Pa
     """
     content = read_safely(source)
     content = {key: content[key] for key in _PREDICTION_KEYS}
-    space = SearchSpace.from_dict(describe_state(content["network_weights"]["_extra_state"])["space"])
+    space = describe_state(content["network_weights"]["_extra_state"])[0]
     space.check(config)
     content["network_weights"]["_extra_state"] = encode_state(space, config)
     target = Path(source).with_name(f"checkpoint_{name}.pth")
@@ -77,5 +77,7 @@ def read_stock(path: str | Path) -> dict[str, Any]:
         ValueError: When it is truncated, or holds other pickled objects.
     """
     scalars = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
-    with torch.serialization.safe_globals([np.dtype, np._core.multiarray.scalar, *scalars]):
+    scalar = np.float64(0).__reduce__()[0]
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # of numpy 1 and 2
+    with torch.serialization.safe_globals([np.dtype, *names, *scalars]):
         return read_safely(path)

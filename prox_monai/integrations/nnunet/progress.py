@@ -18,10 +18,19 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.integrations.nnunet.checkpoint import plain
 from prox_monai.integrations.nnunet.settings import ProXSettings
 from prox_monai.space import Dimension, Phase, PhaseSchedule, SubnetConfig
 
-_LISTS = ("phase", "stage", "task_losses", "distillation_losses", "dice_smallest", "train_seconds", "multiply_adds")
+_LISTS = (
+    "phase",
+    "stage",
+    "task_losses",
+    "distillation_losses",
+    "dice_smallest",
+    "train_seconds",
+    "multiply_adds",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,10 @@ class ProgressLog(LocalLogger):
         self._schedule: PhaseSchedule | None = None
         self._reports: list[StepReport] = []
         self._bar: tqdm | None = None
+
+    def log(self, key: str, value: Any, epoch: int) -> None:
+        """Log one value per epoch, as a checkpoint holds it: averages go on with it bit by bit after a resume."""
+        super().log(key, plain(value), epoch)
 
     @property
     def step(self) -> int:
@@ -109,7 +122,15 @@ class ProgressLog(LocalLogger):
         if self._folder is None:
             return
         lists = self.my_fantastic_logging
-        names = ("phase", "task_losses", "distillation_losses", "train_losses", "val_losses", "dice_smallest", "lrs")
+        names = (
+            "phase",
+            "task_losses",
+            "distillation_losses",
+            "train_losses",
+            "val_losses",
+            "dice_smallest",
+            "lrs",
+        )
         for name in names:
             self._writer.add_scalar(name, lists[name][-1], self._epoch)
         self._writer.add_scalar("dice_largest", lists["mean_fg_dice"][-1], self._epoch)
@@ -147,7 +168,10 @@ class ProgressLog(LocalLogger):
             ),
             ("learning rate", {"learning rate": lists["lrs"]}),
             ("training time (s, total)", {"seconds": np.cumsum(lists["train_seconds"])}),
-            ("forward multiply-adds (10$^{12}$, total)", {"multiply-adds": np.cumsum(lists["multiply_adds"]) / 1e3}),
+            (
+                "forward multiply-adds (10$^{12}$, total)",
+                {"multiply-adds": np.cumsum(lists["multiply_adds"]) / 1e3},
+            ),
         ]
         figure, axes = plt.subplots(len(panels), 1, figsize=(10, 16), sharex=True, layout="constrained")
         for axis, (label, curves) in zip(axes, panels, strict=True):
@@ -166,7 +190,9 @@ class ProgressLog(LocalLogger):
             start = self._schedule.first_epoch(phase)
             if start <= self._epoch:
                 axis.axvline(start, color="grey", linestyle=":", linewidth=1)
-                axis.text(start, 1.01, str(phase.stage), transform=axis.get_xaxis_transform(), fontsize="small")
+                axis.text(
+                    start, 1.01, str(phase.stage), transform=axis.get_xaxis_transform(), fontsize="small"
+                )
 
     def _phases(self) -> list[dict[str, Any]]:
         lists = self.my_fantastic_logging
@@ -191,6 +217,8 @@ class ProgressLog(LocalLogger):
 
 def dice_of(outputs: list[dict]) -> float:
     """Return the mean foreground Dice over the voxels of all validation batches ("pseudo Dice")."""
-    tp, fp, fn = (np.sum([output[key] for output in outputs], axis=0) for key in ("tp_hard", "fp_hard", "fn_hard"))
+    tp, fp, fn = (
+        np.sum([output[key] for output in outputs], axis=0) for key in ("tp_hard", "fp_hard", "fn_hard")
+    )
     counted = 2 * tp + fp + fn
     return float(np.nanmean(np.where(counted > 0, 2 * tp / np.maximum(counted, 1e-8), np.nan)))

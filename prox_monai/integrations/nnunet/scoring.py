@@ -36,7 +36,11 @@ class CaseScorer:
     """
 
     def __init__(
-        self, model: TrainedModel, preprocessed: str | Path, cases: Sequence[str], device: str | torch.device = "cpu"
+        self,
+        model: TrainedModel,
+        preprocessed: str | Path,
+        cases: Sequence[str],
+        device: str | torch.device = "cpu",
     ) -> None:
         if not cases:
             raise ValueError("there is no case to score on.")
@@ -44,7 +48,9 @@ class CaseScorer:
         self._configuration, self._labels = model.configuration, model.labels
         folder = Path(preprocessed, model.configuration.data_identifier)
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} does not exist; run nnUNetv2_preprocess for this configuration.")
+            raise FileNotFoundError(
+                f"{folder} does not exist; run nnUNetv2_preprocess for this configuration."
+            )
         dataset = infer_dataset_class(str(folder))(str(folder), list(cases))
         reader = model.plans_manager.image_reader_writer_class()
         truth, ending = Path(preprocessed, "gt_segmentations"), model.dataset_json["file_ending"]
@@ -54,8 +60,10 @@ class CaseScorer:
             reference, _ = reader.read_seg(str(truth / f"{case}{ending}"))
             self.cases.append((case, torch.from_numpy(np.array(data[:])), properties, reference[0]))
         self._predictor = nnUNetPredictor(
-            use_mirroring=False, perform_everything_on_device=torch.device(device).type == "cuda",
-            device=torch.device(device), allow_tqdm=False,
+            use_mirroring=False,
+            perform_everything_on_device=torch.device(device).type == "cuda",
+            device=torch.device(device),
+            allow_tqdm=False,
         )
 
     def __call__(self, network: nn.Module) -> dict[str, dict[str, float]]:
@@ -67,7 +75,9 @@ class CaseScorer:
 
     def segment(self, network: nn.Module, case: str) -> np.ndarray:
         """Return the label map of one case on its original grid."""
-        data, properties = next((data, properties) for name, data, properties, _ in self.cases if name == case)
+        data, properties = next(
+            (data, properties) for name, data, properties, _ in self.cases if name == case
+        )
         return self._segment(network, data, properties)
 
     def _segment(self, network: nn.Module, data: torch.Tensor, properties: dict) -> np.ndarray:
@@ -86,7 +96,9 @@ class CaseScorer:
 
     def _dice(self, predicted: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         labels = self._labels
-        foreground: list[Label] = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+        foreground: list[Label] = (
+            labels.foreground_regions if labels.has_regions else labels.foreground_labels
+        )
         ignored = reference == labels.ignore_label if labels.ignore_label is not None else None
         scores = {}
         for label in foreground:

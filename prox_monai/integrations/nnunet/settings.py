@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from prox_monai.elastic.supernet import Growth
+from prox_monai.elastic.growth import Growth
 from prox_monai.space import PhaseSchedule, SearchSpace
 from prox_monai.space.search_space import unet_groups
 from prox_monai.training import Distillation, FreezeRule
@@ -84,7 +84,9 @@ class ProXSettings:
         problems = []
         for name, (allowed, check) in _ALLOWED.items():
             if not check(getattr(self, name)):
-                problems.append(f"{name} must be {allowed}, got {getattr(self, name)!r}{_yaml_hint(getattr(self, name))}.")
+                problems.append(
+                    f"{name} must be {allowed}, got {getattr(self, name)!r}{_yaml_hint(getattr(self, name))}."
+                )
         if problems:
             raise ValueError(" ".join(problems))
 
@@ -96,7 +98,9 @@ class ProXSettings:
         """
         width = tuple(w for w in self.width if self.max_width is None or w <= self.max_width)
         if not width:
-            raise ValueError(f"max_width {self.max_width:g} leaves none of the candidates of width {self.width}.")
+            raise ValueError(
+                f"max_width {self.max_width:g} leaves none of the candidates of width {self.width}."
+            )
         return SearchSpace(
             2 * levels - 1, self.depth, width, self.kernel, self.resolution, groups=unet_groups(levels)
         )
@@ -169,7 +173,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def differing_fields(a: ProXSettings, b: ProXSettings, fields: set[str]) -> list[str]:
     """Describe the fields, out of ``fields``, in which two settings differ."""
     ours, theirs = a.to_dict(), b.to_dict()
-    return [f"{name} ({theirs[name]} instead of {ours[name]})" for name in sorted(fields) if ours[name] != theirs[name]]
+    return [
+        f"{name} ({theirs[name]} instead of {ours[name]})"
+        for name in sorted(fields)
+        if ours[name] != theirs[name]
+    ]
 
 
 def _yaml_hint(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -67,7 +68,9 @@ class ProXTrainer(nnUNetTrainer):
         self.num_epochs = self.schedule.total_epochs
         self.num_iterations_per_epoch = settings.iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.validation_iterations
-        self.save_every = settings.save_every
+        self.save_every = (
+            self.num_epochs + 1
+        )  # not nnU-Net's: it would save before it knows whether the epoch was best
         self.initial_lr, self.weight_decay = settings.learning_rate, settings.weight_decay
         if settings.batch_size is not None:
             self.configuration_manager.configuration["batch_size"] = settings.batch_size
@@ -119,7 +122,10 @@ class ProXTrainer(nnUNetTrainer):
         cls = torch.optim.AdamW if self.settings.optimizer == "adamw" else torch.optim.Adam
         fused = self.device.type in ("cpu", "cuda")
         optimizer = cls(
-            self.network.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay, fused=fused
+            self.network.parameters(),
+            self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=fused,
         )
         return optimizer, _EpochScheduler(self)
 
@@ -159,7 +165,9 @@ class ProXTrainer(nnUNetTrainer):
         loaders = super().get_dataloaders()
         names = ("training", "validation")
         return tuple(
-            make_repeatable(loader, lambda name=name: (self.settings.seed, name, self.current_epoch, self.local_rank))
+            make_repeatable(
+                loader, lambda name=name: (self.settings.seed, name, self.current_epoch, self.local_rank)
+            )
             for loader, name in zip(loaders, names, strict=True)
         )
 
@@ -200,9 +208,9 @@ class ProXTrainer(nnUNetTrainer):
             self.training.distill(batch["data"])
         output = super().train_step(batch)
         self.training.end_step()
-        if not torch.isfinite(self.loss.task).all():
+        if not math.isfinite(output["loss"]):
             raise FloatingPointError(
-                f"the loss is {float(self.loss.task)} in phase {self.training.phase.index} "
+                f"the loss is {float(output['loss'])} in phase {self.training.phase.index} "
                 f"({self.training.phase.stage}), epoch {self.current_epoch}, step {step}, subnet {config}. "
                 f"No checkpoint was written since the last epoch that ended well; continue from it with --c, "
                 f"for example after lowering `learning_rate`."
@@ -232,12 +240,16 @@ class ProXTrainer(nnUNetTrainer):
         super().on_validation_epoch_end(val_outputs)
 
     def on_epoch_end(self) -> None:
-        """Write logs; at the end of a phase also a checkpoint of its own."""
+        """Write logs and checkpoints; at the end of a phase also one of its own."""
         phase = self.training.phase
         self._log.end_epoch()
         super().on_epoch_end()
-        if self.current_epoch == self.schedule.first_epoch(phase) + phase.epochs:
-            self.save_checkpoint(str(Path(self.output_folder, f"checkpoint_phase{phase.index}.pth")), ended=True)
+        phase_ended = self.current_epoch == self.schedule.first_epoch(phase) + phase.epochs
+        if phase_ended:
+            self.save_checkpoint(
+                str(Path(self.output_folder, f"checkpoint_phase{phase.index}.pth")), ended=True
+            )
+        if phase_ended or self.current_epoch % self.settings.save_every == 0:
             self.save_checkpoint(str(Path(self.output_folder, "checkpoint_latest.pth")), ended=True)
 
     def on_train_end(self) -> None:
@@ -303,7 +315,9 @@ class ProXTrainer(nnUNetTrainer):
         folder, largest = self.output_folder, self.supernet.space.largest()
         for name, config in sorted(self.validated.items(), key=lambda item: item[1] == largest):
             self.supernet.activate(config)
-            self.print_to_log_file(f"Validating {name}: {config}, {self.multiply_adds(config) / 1e9:.2f} GMAC per patch")
+            self.print_to_log_file(
+                f"Validating {name}: {config}, {self.multiply_adds(config) / 1e9:.2f} GMAC per patch"
+            )
             self.output_folder = folder if config == largest else str(Path(folder, f"subnet_{name}"))
             try:
                 super().perform_actual_validation(save_probabilities)
@@ -370,4 +384,7 @@ def _wrap_again(network: DistributedDataParallel) -> DistributedDataParallel:
 def _copied(batch: dict) -> dict:
     """nnU-Net's validation step writes into the target where there is an ignore label."""
     target = batch["target"]
-    return {"data": batch["data"], "target": target.clone() if isinstance(target, Tensor) else [t.clone() for t in target]}
+    return {
+        "data": batch["data"],
+        "target": target.clone() if isinstance(target, Tensor) else [t.clone() for t in target],
+    }

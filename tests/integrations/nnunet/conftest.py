@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import multiprocessing
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from multiprocessing.pool import ThreadPool
@@ -17,6 +20,7 @@ import pytest
 import torch
 import yaml
 
+import prox_monai
 from prox_monai.plugin_files import plugin_folder
 
 CASES = 6
@@ -35,6 +39,12 @@ SMALL: dict[str, Any] = {
 
 if find_spec("nnunetv2") is None:
     collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def small() -> dict[str, Any]:
+    """The settings of the small trainings."""
+    return SMALL
 
 
 @pytest.fixture(scope="session")
@@ -62,18 +72,25 @@ def folders(session_patch, threads_for_processes, tmp_path_factory) -> SimpleNam
     from prox_monai.data import read_decathlon, to_nnunet_raw, write_synthetic_decathlon
 
     root = tmp_path_factory.mktemp("nnunet")
-    where = SimpleNamespace(root=root, raw=root / "raw", preprocessed=root / "preprocessed", results=root / "results")
+    where = SimpleNamespace(
+        id=ID, raw=root / "raw", preprocessed=root / "preprocessed", results=root / "results"
+    )
     for name in ("raw", "preprocessed", "results"):
         getattr(where, name).mkdir()
         session_patch.setenv(f"nnUNet_{name}", str(getattr(where, name)))
     session_patch.setenv("nnUNet_extTrainer", str(plugin_folder("nnunet")))
     session_patch.setenv("nnUNet_n_proc_DA", "1")
+    session_patch.setenv("PYTHONPATH", str(Path(prox_monai.__file__).parents[1]))
+    session_patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    session_patch.setenv("OMP_NUM_THREADS", "1")
     session_patch.delenv("PROX_CONFIG", raising=False)
     data = write_synthetic_decathlon(root / "Task07_Synthetic", cases=CASES, size=(20, 28, 20))
     where.dataset = to_nnunet_raw(read_decathlon(data), where.raw, int(ID)).name
     api.extract_fingerprints([int(ID)], num_processes=1, show_progress_bar=False)
     api.plan_experiments([int(ID)])
-    api.preprocess([int(ID)], configurations=("2d", "3d_fullres"), num_processes=(1, 1), show_progress_bar=False)
+    api.preprocess(
+        [int(ID)], configurations=("2d", "3d_fullres"), num_processes=(1, 1), show_progress_bar=False
+    )
     plans = where.preprocessed / where.dataset / "nnUNetPlans.json"
     plans.write_text(json.dumps(with_tiny_configurations(json.loads(plans.read_text()))))
     session_patch.setenv("nnUNet_n_proc_DA", "0")
@@ -94,7 +111,12 @@ def with_tiny_configurations(plans: dict[str, Any]) -> dict[str, Any]:
             "n_conv_per_stage": [2, 2, 2],
             "n_conv_per_stage_decoder": [2, 2],
         }
-        return {"inherits_from": parent, "patch_size": patch, "batch_size": 2, "architecture": architecture} | other
+        return {
+            "inherits_from": parent,
+            "patch_size": patch,
+            "batch_size": 2,
+            "architecture": architecture,
+        } | other
 
     cube = [[3, 3, 3]] * 3, [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
     flat = [[1, 3, 3], [1, 3, 3], [3, 3, 3]], [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
@@ -134,7 +156,9 @@ def make_trainer(results, configure) -> Callable[..., Any]:
     """Make a trainer as ``nnUNetv2_train`` does."""
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    def make(configuration: str = "tiny", name: str = "ProXTrainer", dataset: str = ID, **changes: Any) -> Any:
+    def make(
+        configuration: str = "tiny", name: str = "ProXTrainer", dataset: str = ID, **changes: Any
+    ) -> Any:
         configure(**changes)
         return get_trainer_from_args(dataset, configuration, 0, name, device=torch.device("cpu"))
 
@@ -146,7 +170,9 @@ def train(results, configure) -> Callable[..., Path]:
     """Train and validate as ``nnUNetv2_train`` does; returns the fold's folder."""
     from nnunetv2.run.run_training import run_training
 
-    def run(configuration: str = "tiny", name: str = "ProXTrainer", dataset: str = ID, *, options=None, **changes):
+    def run(
+        configuration: str = "tiny", name: str = "ProXTrainer", dataset: str = ID, *, options=None, **changes
+    ):
         configure(**changes)
         run_training(dataset, configuration, 0, name, device=torch.device("cpu"), **(options or {}))
         return next(results.glob(f"Dataset*{int(dataset):03d}_*/{name}__nnUNetPlans__{configuration}/fold_0"))
@@ -182,3 +208,54 @@ def model(finished) -> Any:
     from prox_monai.integrations.nnunet.trained import load_trained
 
     return load_trained(finished.parent)
+
+
+@pytest.fixture(scope="session")
+def run_chains(folders, tmp_path_factory) -> Callable[..., SimpleNamespace]:
+    """Run chains of trainings in processes of their own, see ``harness.py``."""
+
+    def run(chains: list[list[dict[str, Any]]], **changes: Any) -> SimpleNamespace:
+        root = tmp_path_factory.mktemp("chains")
+        (root / "prox.yaml").write_text(yaml.safe_dump(SMALL | changes))
+        jobs = [[_job(root, **job) for job in chain] for chain in chains]
+        (root / "jobs.json").write_text(json.dumps(jobs))
+        command = [sys.executable, str(Path(__file__).with_name("harness.py")), str(root / "jobs.json")]
+        with (root / "output.txt").open("w") as output:
+            ended = subprocess.run(command, stdout=output, stderr=output)
+        assert ended.returncode == 0, (root / "output.txt").read_text()[-3000:]
+        return SimpleNamespace(
+            codes=[json.loads((root / f"report_{i}.json").read_text()) for i in range(len(chains))],
+            fold=lambda name: root / name / folders.dataset / "ProXTrainer__nnUNetPlans__tiny" / "fold_0",
+            record=lambda name: [
+                json.loads(line) for line in (root / f"{name}.jsonl").read_text().splitlines()
+            ],
+            output=root / "output.txt",
+        )
+
+    return run
+
+
+def _job(root: Path, name: str, workers: int = 0, ranks: int | None = None, **job: Any) -> dict[str, Any]:
+    environment = {
+        "nnUNet_results": str(root / name),
+        "PROX_CONFIG": str(root / "prox.yaml"),
+        "nnUNet_n_proc_DA": str(workers),
+    }
+    shared = {"dataset": ID, "configuration": "tiny", "environment": environment}
+    if ranks is None:
+        return shared | job | {"record": str(root / f"{name}.jsonl")}
+    together = {"ranks": ranks, "rendezvous": str(root / f"{name}.rendezvous")}
+    return shared | job | together | {"record": str(root / f"{name}_{{rank}}.jsonl")}
+
+
+@pytest.fixture(scope="session")
+def stock(folders, tmp_path_factory) -> Path:
+    """The checkpoint of a stock trainer's planned network after one step."""
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("stock")))
+        trainer = get_trainer_from_args(ID, "tiny", 0, "nnUNetTrainer", device=torch.device("cpu"))
+        trainer.num_epochs = trainer.num_iterations_per_epoch = trainer.num_val_iterations_per_epoch = 1
+        trainer.run_training()
+    return Path(trainer.output_folder, "checkpoint_final.pth")

@@ -95,7 +95,9 @@ def json_like(value):
     return list(map(json_like, value)) if isinstance(value, (list, tuple)) else value
 
 
-@pytest.mark.parametrize(("name", "stride", "dims"), [("tiny", (4, 4, 4), 3), ("tiny_2d", (4, 4), 2), ("tiny_flat", (2, 4, 4), 3)])
+@pytest.mark.parametrize(
+    ("name", "stride", "dims"), [("tiny", (4, 4, 4), 3), ("tiny_2d", (4, 4), 2), ("tiny_flat", (2, 4, 4), 3)]
+)
 def test_stride_and_dimensions(build, name, stride, dims):
     assert build(name).stride == stride
     assert build(name).spatial_dims == dims

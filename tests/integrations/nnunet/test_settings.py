@@ -30,7 +30,11 @@ WRONG = [
     ("freeze", "all", "freeze must be one of none, depth, kernel, both, got 'all'"),
     ("growth", "zero", "growth must be one of preserving, host, got 'zero'"),
     ("distillation", 1.5, r"distillation must be a number in \[0, 1\], got 1.5"),
-    ("learning_rate", "3e-3", r"learning_rate must be a number > 0, got '3e-3' \(text: YAML wants a decimal point"),
+    (
+        "learning_rate",
+        "3e-3",
+        r"learning_rate must be a number > 0, got '3e-3' \(text: YAML wants a decimal point",
+    ),
     ("learning_rate", float("nan"), "learning_rate must be a number > 0, got nan"),
     ("weight_decay", -1, "weight_decay must be a number >= 0, got -1"),
     ("mirror", 1, "mirror must be true or false, got 1"),
@@ -110,7 +114,9 @@ def test_differences_name_field_and_both_values():
 
 def test_max_width_drops_candidates():
     assert ProXSettings(max_width=0.5).search_space(3).width == (0.25, 0.5)
-    with pytest.raises(ValueError, match=r"max_width 0.1 leaves none of the candidates of width \(0.25, 0.5, 1.0\)"):
+    with pytest.raises(
+        ValueError, match=r"max_width 0.1 leaves none of the candidates of width \(0.25, 0.5, 1.0\)"
+    ):
         ProXSettings(max_width=0.1).search_space(3)
 
 
@@ -130,7 +136,11 @@ BEFORE_ANYTHING_IS_WRITTEN = [
     ({"width": [0.1, 1.0]}, ValueError, r"width 0.1 .*section 0.* 4"),
     ({"epochs": 4}, ValueError, "4 epochs cannot cover 5 phases; give at least 5, or fewer candidates"),
     ({"epochs": [1, 1]}, ValueError, "a list of 5 integers >= 1, one per phase"),
-    ({"resolution": [0.95, 1.0]}, ValueError, r"resolution 1 and 0.95 both lead to an input of \[16, 24, 16\] voxels"),
+    (
+        {"resolution": [0.95, 1.0]},
+        ValueError,
+        r"resolution 1 and 0.95 both lead to an input of \[16, 24, 16\] voxels",
+    ),
     ({"resolution": [0.1, 1.0]}, ValueError, "resolution 0.1 leaves a single voxel at the bottleneck"),
     ({"width": [1.0, 0.5]}, ValueError, "width"),
     ({"validate": ["biggest"]}, ValueError, "biggest.*smallest.*largest"),

@@ -1,0 +1,73 @@
+"""What a demonstration has done already, in ``demo.json`` of its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+class Record:
+    """The data of a run, the steps that are done, and the time they took.
+
+    Args:
+        folder: output folder of the run; what is not in order is refused before anything is written.
+        data: what the run works on, as text.
+
+    Raises:
+        ValueError: When the folder holds a run on other data.
+        FileExistsError: When the folder holds files and is no run's.
+    """
+
+    def __init__(self, folder: Path, data: str) -> None:
+        self._path = folder / "demo.json"
+        self._content = {"data": data, "done": [], "seconds": {}}
+        if self._path.exists():
+            self._content = json.loads(self._path.read_text())
+            if self._content["data"] != data:
+                raise ValueError(
+                    f"{folder} holds a demo on {self._content['data']}, this one is on {data}; "
+                    f"give another --output, or remove the folder."
+                )
+        elif folder.exists() and (foreign := sorted({path.name for path in folder.iterdir()} - {"data"})):
+            raise FileExistsError(f"{folder} holds {foreign[0]} and no demo.json; give an --output of its own.")
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall time per step, in seconds, attempts that were broken off included."""
+        return dict(self._content["seconds"])
+
+    def do(self, title: str, result: Path, run: Callable[[], object]) -> None:
+        """Run a step, unless it is done and its result is there.
+
+        Args:
+            title: name of the step.
+            result: file or folder that the step makes.
+            run: the step.
+        """
+        if title in self._content["done"] and result.exists():
+            logger.info("%s: is there (%.0f s)", title, self._content["seconds"][title])
+            return
+        logger.info("%s ...", title)
+        start = time.perf_counter()
+        done = False
+        try:
+            run()
+            done = True
+        finally:
+            seconds = self._content["seconds"].get(title, 0) + time.perf_counter() - start
+            if done or self._path.exists():
+                self._write(title, seconds, done)
+        logger.info("%s: %.0f s", title, seconds)
+
+    def _write(self, title: str, seconds: float, done: bool) -> None:
+        self._content["seconds"][title] = seconds
+        self._content["done"] = [*self._content["done"], title] if done else self._content["done"]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(self._content, indent=1))
+        partial.replace(self._path)

@@ -1,0 +1,81 @@
+"""Plain networks without data: what they compute and which tensors they need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from prox_monai.elastic.architecture import Architecture
+from prox_monai.elastic.shells import Extent
+from prox_monai.space import SubnetConfig
+
+
+@dataclass(slots=True)
+class Skeleton:
+    """A plain network on the meta device, and the extents of its tensors by name.
+
+    Args:
+        network: the network; a tensor that is registered twice has its first name here.
+        parameters: extents of the parameters.
+        buffers: extents of the buffers.
+    """
+
+    network: nn.Module
+    parameters: dict[str, Extent]
+    buffers: dict[str, Extent]
+    _frozen: tuple[str, ...] = field(default=(), init=False)
+
+    def set_mode(self, training: bool, frozen: tuple[str, ...]) -> None:
+        """Set training or evaluation mode; blocks with a frozen prefix are always in evaluation mode."""
+        if self.network.training == training and self._frozen == frozen:
+            return
+        self.network.train(training)
+        for name, module in self.network.named_modules():
+            if f"{name}.".startswith(frozen):
+                module.eval()
+        self._frozen = frozen
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """Return the network with data of its own; the skeleton is used up."""
+        for name, tensor in tensors.items():
+            path, _, leaf = name.rpartition(".")
+            module = self.network.get_submodule(path)
+            data = tensor.detach().clone(memory_format=torch.contiguous_format)
+            if name in self.parameters:
+                module.register_parameter(leaf, nn.Parameter(data))
+            else:
+                module.register_buffer(leaf, data)
+        return self.network
+
+
+def build_skeleton(architecture: Architecture, config: SubnetConfig) -> Skeleton:
+    """Build the skeleton of a subnet.
+
+    Raises:
+        ValueError: When a concatenation does not fit a tensor, or has normalisation statistics.
+    """
+    with torch.device("meta"), _WithoutInit():
+        network = architecture.build(config)
+    concatenated = architecture.concatenated(config)
+    extents = {
+        name: Extent.of(tensor.shape, concatenated.get(name))
+        for name, tensor in (*network.named_parameters(), *network.named_buffers())
+    }
+    buffers = {name: extents.pop(name) for name, _ in network.named_buffers()}
+    if joined := sorted(concatenated.keys() & buffers.keys()):
+        raise ValueError(f"normalisation statistics of concatenated inputs are not supported: {joined[0]}.")
+    return Skeleton(network, extents, buffers)
+
+
+class _WithoutInit(TorchFunctionMode):
+    """Skip initialisation: on the meta device it fills nothing, yet takes most of the time of a build."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        fills = getattr(function, "__module__", None) == nn.init.__name__
+        if fills or function in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))

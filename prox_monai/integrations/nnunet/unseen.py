@@ -1,0 +1,125 @@
+"""A trained model on the cases of its fold that it has not seen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from prox_monai.evaluation.cost import multiply_adds, parameters
+from prox_monai.evaluation.subnets import evaluate_subnets, read_rows, split_cases
+from prox_monai.integrations.nnunet.export import extract_at_full_resolution
+from prox_monai.integrations.nnunet.scoring import CaseScorer, fold_cases
+from prox_monai.integrations.nnunet.trained import TrainedModel
+from prox_monai.space import SubnetConfig
+
+Half = Literal["tuning", "reporting", "both"]
+HALVES: tuple[Half, ...] = ("tuning", "reporting", "both")
+
+
+def preprocessed_folder(model: TrainedModel, environment: Mapping[str, str]) -> Path:
+    """Return nnU-Net's folder of the preprocessed data set that a model was trained on.
+
+    Raises:
+        ValueError: When ``nnUNet_preprocessed`` is not set.
+        FileNotFoundError: When the data set is not in it.
+    """
+    root = environment.get("nnUNet_preprocessed")
+    if not root:
+        raise ValueError(
+            "nnUNet_preprocessed is not set; scoring needs the preprocessed cases: "
+            "export nnUNet_preprocessed=<the folder that the training used>."
+        )
+    folder = Path(root, model.plans["dataset_name"])
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist; nnUNet_preprocessed should hold the training's data set.")
+    return folder
+
+
+def unseen_cases(preprocessed: Path, fold: int | str, half: Half) -> list[str]:
+    """Return the validation cases of a fold: the half for tuning, the half for reporting, or both.
+
+    Raises:
+        FileNotFoundError: When there is no split yet.
+        ValueError: When the fold has no unseen case.
+    """
+    cases = fold_cases(preprocessed, fold)
+    tuning, reporting = split_cases(cases)
+    return {"tuning": tuning, "reporting": reporting, "both": cases}[half]
+
+
+def evaluate_trained(
+    model: TrainedModel,
+    named: Iterable[tuple[str, SubnetConfig]],
+    preprocessed: Path,
+    path: str | Path,
+    *,
+    half: Half = "reporting",
+    device: str = "cpu",
+) -> Iterator[dict[str, Any]]:
+    """Evaluate subnets of a trained model on unseen cases; see ``evaluate_subnets``.
+
+    Args:
+        model: the trained model.
+        named: name and configuration of each subnet.
+        preprocessed: nnU-Net's folder of the preprocessed data set.
+        path: the table of rows; what it holds is reused.
+        half: which of the fold's unseen cases.
+        device: where to predict and to measure latency.
+
+    Raises:
+        FileNotFoundError: When the preprocessed data or their split are not there.
+        ValueError: When there is no unseen case, or the table holds rows that were scored on other cases.
+    """
+    cases = unseen_cases(preprocessed, model.fold, half)
+    for row in read_rows(path):
+        if set(row["dice_per_case"]) != set(cases):
+            raise ValueError(
+                f"{path} holds rows of {len(row['dice_per_case'])} cases, not of the {len(cases)} that "
+                f"fold {model.fold} leaves for half={half}; give another file."
+            )
+    scorer = _scorer(model, preprocessed, cases, device)
+    return evaluate_subnets(model.multiply_adds(), named, scorer, path, input_shape=model.input_shape, device=device)
+
+
+def describe(model: TrainedModel, config: SubnetConfig) -> dict[str, int]:
+    """Return ``parameters`` and ``macs`` (multiply-adds per patch) of a subnet as stock nnU-Net runs it."""
+    network = extract_at_full_resolution(model, config)
+    return {"parameters": parameters(network), "macs": multiply_adds(network, model.input_shape)}
+
+
+def dice_at_full_resolution(model: TrainedModel, config: SubnetConfig, environment: Mapping[str, str]) -> float:
+    """Return the mean foreground Dice of a subnet's weights at resolution 1, on the reporting half.
+
+    Raises:
+        FileNotFoundError: When the preprocessed data or their split are not there.
+        ValueError: When ``nnUNet_preprocessed`` is not set, or there is no unseen case.
+    """
+    preprocessed = preprocessed_folder(model, environment)
+    scorer = _scorer(model, preprocessed, unseen_cases(preprocessed, model.fold, "reporting"), "cpu")
+    scores = scorer(extract_at_full_resolution(model, config)).values()
+    per_label = [np.nanmean([values[label] for values in scores]) for label in next(iter(scores))]
+    return float(np.nanmean(per_label))
+
+
+def choose_device(name: str) -> str:
+    """Return ``cpu`` or ``cuda``; ``auto`` is ``cuda`` where torch has it.
+
+    Raises:
+        ValueError: When ``cuda`` is asked for and torch has none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("device cuda is not available: torch sees no GPU; allowed here are cpu and auto.")
+    return name if name != "auto" else "cuda" if available else "cpu"
+
+
+def _scorer(model: TrainedModel, preprocessed: Path, cases: Sequence[str], device: str) -> CaseScorer:
+    """Make a scorer without nnU-Net's line on standard output, which is wrong for us on a CPU."""
+    with redirect_stdout(io.StringIO()):
+        return CaseScorer(model, preprocessed, cases, device)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import pytest
+
+from prox_monai.evaluation.cost import multiply_adds, parameters
+from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.evaluation.subnets import evaluate_subnets, read_rows, split_cases
+from prox_monai.space import SubnetConfig
+
+SHAPE = (1, 12, 8)
+SCORES = {"a": {"1": 0.5, "2": 0.9}, "b": {"1": 0.7, "2": math.nan}}
+
+
+class Scorer:
+    """Scores each network alike, and counts how many."""
+
+    def __init__(self) -> None:
+        self.networks = []
+
+    def __call__(self, network):
+        self.networks.append(network)
+        return SCORES
+
+
+def subnet(width: float, kernel: int = 3, resolution: float = 1) -> SubnetConfig:
+    return SubnetConfig.uniform(2, 1, width, kernel, resolution)
+
+
+@pytest.fixture
+def evaluate(classifier, tmp_path):
+    """Evaluate into one table; returns the rows and how many networks were scored."""
+
+    def run(*named, repeats=2):
+        scorer = Scorer()
+        rows = evaluate_subnets(
+            MultiplyAdds(classifier, SHAPE),
+            named,
+            scorer,
+            tmp_path / "rows.jsonl",
+            input_shape=SHAPE,
+            repeats=repeats,
+        )
+        return list(rows), len(scorer.networks)
+
+    return run
+
+
+def test_a_row_says_everything(evaluate, classifier):
+    config = subnet(1, 5, 0.5)
+    (row,), _ = evaluate(("quick", config))
+    network = classifier.extract(config)
+    assert row["name"] == "quick"
+    assert SubnetConfig.from_dict(row["config"]) == config
+    assert row["parameters"] == parameters(network)
+    assert row["macs"] == multiply_adds(network, SHAPE)
+    assert 0 < row["latency"]["q1_ms"] <= row["latency_ms"] <= row["latency"]["q3_ms"]
+    assert set(row["latency"]) == {"q1_ms", "q3_ms", "device", "threads", "torch"}
+    assert row["dice_per_label"] == {"1": pytest.approx(0.6), "2": 0.9}
+    assert row["dice"] == pytest.approx(0.75)
+    assert row["dice_per_case"] == {"a": pytest.approx(0.7), "b": 0.7}
+
+
+def test_rows_in_the_file_are_the_rows_returned(evaluate, tmp_path):
+    rows, _ = evaluate(("a", subnet(1)), ("b", subnet(1, 5)))
+    assert read_rows(tmp_path / "rows.jsonl") == rows
+    assert [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()] == rows
+
+
+def test_what_is_there_is_not_done_again(evaluate):
+    first, _ = evaluate(("a", subnet(1)))
+    rows, scored = evaluate(("other name", subnet(1)), ("b", subnet(1, 5)))
+    assert scored == 1
+    assert rows[0] == first[0]
+    assert [row["name"] for row in rows] == ["a", "b"]
+
+
+def test_configurations_of_one_network_have_one_row(evaluate, tmp_path):
+    rows, scored = evaluate(("a", subnet(0.6)), ("b", subnet(0.7)))
+    assert scored == 1
+    assert rows[0] == rows[1]
+    assert len(read_rows(tmp_path / "rows.jsonl")) == 1
+
+
+def test_a_row_that_was_cut_off_is_evaluated_again(evaluate, tmp_path, caplog):
+    path = tmp_path / "rows.jsonl"
+    before, _ = evaluate(("a", subnet(1)), ("b", subnet(1, 5)))
+    path.write_text(path.read_text()[:-40])
+    with caplog.at_level(logging.WARNING):
+        rows, scored = evaluate(("a", subnet(1)), ("b", subnet(1, 5)))
+    assert f"{path}: the last row was cut off" in caplog.text
+    assert scored == 1
+    assert rows[0] == before[0]
+    assert read_rows(path) == rows
+
+
+def test_a_broken_row_elsewhere_is_an_error(evaluate, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    evaluate(("a", subnet(1)))
+    path.write_text("{oops\n" + path.read_text())
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 1 is not a row: '\{oops'"):
+        read_rows(path)
+
+
+def test_rows_come_one_by_one(classifier, tmp_path):
+    """What was done before a run is broken off is on disk."""
+    rows = evaluate_subnets(
+        MultiplyAdds(classifier, SHAPE),
+        [("a", subnet(1)), ("b", subnet(1, 5))],
+        Scorer(),
+        tmp_path / "rows.jsonl",
+        input_shape=SHAPE,
+        repeats=2,
+    )
+    first = next(rows)
+    assert read_rows(tmp_path / "rows.jsonl") == [first]
+
+
+def test_no_table_has_no_rows(tmp_path):
+    assert read_rows(tmp_path / "none.jsonl") == []
+
+
+def test_halves_share_no_case_and_do_not_depend_on_order():
+    cases = [f"case_{i:02d}" for i in range(7)]
+    tuning, reporting = split_cases(reversed(cases))
+    assert (tuning, reporting) == split_cases(cases)
+    assert sorted(tuning + reporting) == cases
+    assert (len(tuning), len(reporting)) == (4, 3)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from prox_monai.cli import main
+from prox_monai.evaluation.subnets import read_rows, split_cases
+from prox_monai.integrations.nnunet import unseen
+from prox_monai.space import SubnetConfig
+
+
+@pytest.fixture
+def preprocessed(folders):
+    return folders.preprocessed / folders.dataset
+
+
+def cli(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+def test_halves(preprocessed):
+    unseen_by_fold = json.loads((preprocessed / "splits_final.json").read_text())[0]["val"]
+    found = {half: unseen.unseen_cases(preprocessed, 0, half) for half in unseen.HALVES}
+    assert found["both"] == sorted(unseen_by_fold)
+    assert (found["tuning"], found["reporting"]) == split_cases(unseen_by_fold)
+
+
+def test_preprocessed_folder(model, folders, preprocessed, tmp_path):
+    variable = "nnUNet_preprocessed"
+    assert unseen.preprocessed_folder(model, {variable: str(folders.preprocessed)}) == preprocessed
+    with pytest.raises(ValueError, match=r"nnUNet_preprocessed is not set; scoring needs the preprocessed cases"):
+        unseen.preprocessed_folder(model, {})
+    with pytest.raises(FileNotFoundError, match=rf"{folders.dataset} does not exist"):
+        unseen.preprocessed_folder(model, {variable: str(tmp_path)})
+
+
+def test_evaluate(finished, preprocessed, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    command = (
+        "evaluate",
+        finished.parent,
+        "--subnets",
+        "smallest",
+        "largest",
+        "--random",
+        1,
+        "--output",
+        rows,
+    )
+    code, text, _ = cli(capsys, *command, "--device", "cpu")
+    assert code == 0
+    found = read_rows(rows)
+    assert [row["name"] for row in found[:2]] == ["smallest", "largest"]
+    assert len(found) == 3
+    assert set(found[0]["dice_per_case"]) == set(unseen.unseen_cases(preprocessed, 0, "reporting"))
+    assert [line.split()[0] for line in text.splitlines()] == ["subnet", *(row["name"] for row in found)]
+
+    again, repeated, _ = cli(capsys, *command, "--device", "cpu")
+    assert (again, repeated) == (0, text)
+    assert read_rows(rows) == found
+
+    code, _, error = cli(capsys, *command, "--half", "both")
+    assert code == 2
+    assert "holds rows of 1 cases, not of the 2 that fold 0 leaves for half=both" in error
+    assert read_rows(rows) == found
+
+
+def test_evaluate_names_what_there_is(finished, tmp_path, capsys):
+    code, _, error = cli(capsys, "evaluate", finished.parent, "--subnets", "huge", "--output", tmp_path / "rows.jsonl")
+    assert code == 2
+    assert "there is no subnet 'huge'" in error
+    assert "smallest, largest, and middle" in error
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_export(finished, model, tmp_path, capsys):
+    target = tmp_path / "stock"
+    code, text, _ = cli(capsys, "export", "nnunet", finished.parent, "--subnet", "largest", "--output", target)
+    assert code == 0
+    config = model.supernet.space.largest()
+    parameters = sum(p.numel() for p in model.supernet.extract(config).parameters())
+    assert text.startswith(f"{config} is in {target}: {parameters:,} parameters, ")
+    assert f"nnUNetv2_predict_from_modelfolder -m {target} -f 0 -i IMAGES -o PREDICTIONS" in text
+    assert (target / "fold_0" / "checkpoint_final.pth").exists()
+
+    code, _, error = cli(capsys, "export", "nnunet", finished.parent, "--subnet", "largest", "--output", target)
+    assert code == 2
+    assert "exists and is not empty" in error
+
+
+def test_export_of_another_resolution(finished, tmp_path, capsys, monkeypatch):
+    command = (
+        "export",
+        "nnunet",
+        finished.parent,
+        "--subnet",
+        "d1-w.5-k3-r.7",
+        "--output",
+        tmp_path / "stock",
+    )
+    code, _, error = cli(capsys, *command)
+    assert code == 2
+    assert "works at resolution 0.7, which stock nnU-Net cannot do" in error
+
+    code, text, _ = cli(capsys, *command, "--approximate")
+    assert code == 0
+    assert "at resolution 1, on the reporting half of fold 0" in text
+
+    monkeypatch.delenv("nnUNet_preprocessed")
+    code, _, error = cli(capsys, *command[:-1], tmp_path / "other", "--approximate")
+    assert code == 2
+    assert "nnUNet_preprocessed is not set" in error
+    assert not (tmp_path / "other").exists()
+
+
+def test_approximate_dice_is_that_of_the_subnet_at_resolution_one(model, folders, preprocessed, tmp_path):
+    config = SubnetConfig.uniform(model.supernet.space.sections, 1, 0.5, 3, 0.7)
+    at_one = SubnetConfig(config.sections, 1.0)
+    environment = {"nnUNet_preprocessed": str(folders.preprocessed)}
+    (row,) = unseen.evaluate_trained(model, [("one", at_one)], preprocessed, tmp_path / "rows.jsonl")
+    assert unseen.dice_at_full_resolution(model, config, environment) == pytest.approx(row["dice"], abs=1e-12)
+    assert unseen.describe(model, config) == {"parameters": row["parameters"], "macs": row["macs"]}
+
+
+def test_select(copied, capsys):
+    code, text, _ = cli(capsys, "select", copied.parent, "--subnet", "d1-w.5-k3-r.7", "--as", "quick")
+    assert code == 0
+    assert (copied / "checkpoint_quick.pth").exists()
+    assert f"-m {copied.parent} -f 0 -chk checkpoint_quick.pth -i IMAGES" in text
+    state = torch.load(copied / "checkpoint_quick.pth", weights_only=True)
+    assert "optimizer_state" not in state
+
+
+@pytest.mark.parametrize("name", ["final", "best", "latest", "phase2", "../x"])
+def test_select_overwrites_no_checkpoint_of_the_training(name, copied, capsys):
+    before = {path: path.stat().st_mtime_ns for path in copied.parents[1].rglob("*")}
+    code, _, error = cli(capsys, "select", copied.parent, "--subnet", "smallest", "--as", name)
+    assert code == 2
+    assert "--as must be letters, digits, '.', '_' or '-' and no name of a training's own checkpoints" in error
+    assert {path: path.stat().st_mtime_ns for path in copied.parents[1].rglob("*")} == before
+
+
+def test_choose_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [unseen.choose_device(name) for name in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(
+        ValueError, match="device cuda is not available: torch sees no GPU; allowed here are cpu and auto"
+    ):
+        unseen.choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [unseen.choose_device(name) for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
