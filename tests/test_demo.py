@@ -12,6 +12,9 @@ pytest.importorskip("nnunetv2")
 import nibabel as nib
 import numpy as np
 
+import prox_monai
+from prox_monai import demo
+from prox_monai.cli import main
 from prox_monai.data import read_decathlon, write_synthetic_decathlon
 from prox_monai.demo import run, run_demo
 from prox_monai.demo.pictures import credit, mean_dice
@@ -48,7 +51,9 @@ def data(tmp_path_factory) -> Path:
 def finished(data, tmp_path_factory) -> SimpleNamespace:
     """One whole demonstration, through nnU-Net's own commands."""
     output = tmp_path_factory.mktemp("runs") / "demo"
-    return SimpleNamespace(output=output, text=tiny(data, output))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(prox_monai.__file__).parents[1]))
+        return SimpleNamespace(output=output, text=tiny(data, output))
 
 
 def test_every_result_is_there(finished):
@@ -163,13 +168,13 @@ def test_training_goes_on_where_it_was_broken_off(checkpoint, option, data, tmp_
     monkeypatch.setenv("PROX_CONFIG", "somebody's")
     called = []
     monkeypatch.setattr(run, "run_stock", lambda *arguments: called.append(arguments))
-    demo = run.Demo(str(data), tmp_path, "cpu", cases=6, subnets=0)
-    demo.convert()
+    begun = run.Demo(str(data), tmp_path, "cpu", cases=6, subnets=0)
+    begun.convert()
     fold = tmp_path / "nnUNet_results" / "Dataset009_Synthetic" / "ProXTrainer__nnUNetPlans__3d_fullres" / "fold_0"
     fold.mkdir(parents=True)
     if checkpoint:
         (fold / checkpoint).touch()
-    demo.train(None)
+    begun.train(None)
     ((command, arguments, _, variables, _),) = called
     assert command == "nnUNetv2_train"
     assert list(arguments[7:]) == option
@@ -287,3 +292,28 @@ def test_a_step_whose_result_is_gone_is_done_again(tmp_path):
     result.unlink()
     record.do("only", result, result.touch)
     assert result.exists()
+    assert json.loads((tmp_path / "demo.json").read_text())["done"] == ["only"]
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_the_command_prints_the_closing_text(monkeypatch, capsys):
+    monkeypatch.setattr(demo, "run_demo", lambda *arguments: f"ran with {arguments}")
+    assert main(["demo", "--data", "Task04", "--output", "there", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == "ran with ('Task04', 'there', 'cpu')\n"
+
+
+def test_a_stopped_command_says_that_it_goes_on(monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run_demo", interrupt)
+    assert main(["demo"]) == 130
+    assert "stopped; the same command goes on from here" in capsys.readouterr().err
+
+
+def test_without_nnunet_the_command_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "prox_monai.demo", None)
+    assert main(["demo"]) == 2
+    assert 'this needs an extra: pip install "prox-monai[nnunet]"' in capsys.readouterr().err

@@ -66,7 +66,8 @@ class Record:
 
     def _write(self, title: str, seconds: float, done: bool) -> None:
         self._content["seconds"][title] = seconds
-        self._content["done"] = [*self._content["done"], title] if done else self._content["done"]
+        if done and title not in self._content["done"]:
+            self._content["done"].append(title)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(self._content, indent=1))

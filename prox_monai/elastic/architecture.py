@@ -46,3 +46,6 @@ class Architecture(Protocol):
 
     def block_prefix(self, section: int, block: int) -> str:
         """Return the prefix of the names of all tensors of one block, with its trailing dot."""
+
+    def continue_depth(self, network: nn.Module, section: int, block: int) -> None:
+        """Initialise a block (counted from 1) of a built network so that it hardly changes its input."""

@@ -120,6 +120,26 @@ class Supernet(nn.Module):
         for name, view in self._buffer_views(skeleton).items():
             view.copy_(state[name])
 
+    def open_depth(self, depth: int) -> None:
+        """Let the blocks that a depth adds to the candidate before it continue what stands before them.
+
+        Called when the depth is opened, the new blocks start from what the old ones have learnt by then, so that
+        deeper subnets start close to the shallower ones they grow from.
+
+        Raises:
+            ValueError: When the depth is not a candidate, or the smallest.
+        """
+        if depth not in self.space.depth[1:]:
+            raise ValueError(f"depth must be one of {self.space.depth[1:]} to be opened, got {depth}.")
+        before = self.space.depth[self.space.depth.index(depth) - 1]
+        space = self.space
+        config = SubnetConfig.uniform(space.sections, depth, space.width[-1], space.kernel[-1], space.resolution[-1])
+        network = _without_resolution(self.extract(config))
+        for section in range(space.sections):
+            for block in range(before, depth):
+                self.architecture.continue_depth(network, section, block)
+        self.absorb(config, network)
+
     @torch.no_grad()
     def grow(self, space: SearchSpace) -> Supernet:
         """Return a supernet of a larger space in which every old subnet gives the same output.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -51,3 +52,45 @@ class ConvBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, in_channels, *spatial)`` to ``(B, out_channels, *spatial / stride)``."""
         return self.activation(self.norm(self.conv(x)))
+
+
+@torch.no_grad()
+def continue_block(previous: nn.Module, convolution: nn.Module, norm: nn.Module, negative_slope: float) -> None:
+    """Initialise a new block so that it hardly changes what the block before it gives.
+
+    The convolution passes its input on, and the normalisation, which sets mean and variance of each channel,
+    sets them to what they are after the block before: those of a leaky ReLU of a Gaussian with the mean and the
+    standard deviation that its own normalisation gave it.
+
+    Args:
+        previous: normalisation (affine) of the block before, which ends in a leaky ReLU.
+        convolution: of the new block, with as many input as output channels.
+        norm: normalisation (affine) of the new block, of as many channels as ``previous``.
+        negative_slope: of the activation.
+    """
+    nn.init.dirac_(convolution.weight)
+    if convolution.bias is not None:
+        convolution.bias.zero_()
+    mean, deviation = _rectified_moments(previous.bias, previous.weight.abs(), negative_slope)
+    norm.bias.copy_(mean)
+    norm.weight.copy_(deviation)
+    if norm.running_mean is not None:
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(deviation.square())
+
+
+def _rectified_moments(
+    mean: torch.Tensor, deviation: torch.Tensor, negative_slope: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of a leaky ReLU of a Gaussian."""
+
+    def positive_part(mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        score = mean / deviation.clamp_min(1e-8)
+        below = torch.special.ndtr(score)
+        density = deviation * torch.exp(-score.square() / 2) / math.sqrt(2 * math.pi)
+        return mean * below + density, (mean.square() + deviation.square()) * below + mean * density
+
+    (up, up_square), (down, down_square) = positive_part(mean), positive_part(-mean)
+    first = up - negative_slope * down
+    second = up_square + negative_slope**2 * down_square
+    return first, (second - first.square()).clamp_min(0).sqrt()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from prox_monai.networks.blocks import NEGATIVE_SLOPE, NORMS, ConvBlock
+from prox_monai.networks.blocks import NEGATIVE_SLOPE, NORMS, ConvBlock, continue_block
 from prox_monai.networks.dims import conv, transposed_conv
 from prox_monai.space import SectionConfig, SubnetConfig
 
@@ -240,6 +240,11 @@ class UNetArchitecture:
         levels = len(self.channels)
         path = f"encoder.{section}" if section < levels else f"decoder.{section - levels}"
         return f"{path}.blocks.{block}."
+
+    def continue_depth(self, network: nn.Module, section: int, block: int) -> None:
+        """Initialise a block beyond a section's first so that it hardly changes what the block before it gives."""
+        before, new = (network.get_submodule(self.block_prefix(section, b)[:-1]) for b in (block - 1, block))
+        continue_block(before.norm, new.conv, new.norm, NEGATIVE_SLOPE)
 
     def kernels_of(self, config: SubnetConfig) -> list[tuple[int, ...]]:
         """Return the kernel size per level and axis in the network of ``config``."""

@@ -85,7 +85,15 @@ class ProgressiveTraining:
             self.teacher = None
         elif self.teacher is None or self.teacher.config != wanted:
             self.teacher = Teacher(wanted, self.supernet.extract(wanted))
+        if self._opens_depth(phase):
+            self.supernet.open_depth(phase.space.depth[-1])
         return phase
+
+    def _opens_depth(self, phase: Phase) -> bool:
+        """Whether the present epoch is the first in which a greater depth is trained, to be grown from the last."""
+        if self.supernet.growth != "preserving" or self.epoch != self.schedule.first_epoch(phase) or phase.index == 0:
+            return False
+        return phase.space.depth[-1] > self.schedule.phases[phase.index - 1].space.depth[-1]
 
     def subnet_at(self, epoch: int, step: int) -> SubnetConfig:
         """Return the subnet that is trained in a step."""

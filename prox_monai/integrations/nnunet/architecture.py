@@ -12,6 +12,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
+from prox_monai.networks.blocks import continue_block
 from prox_monai.networks.unet import UNetArchitecture
 from prox_monai.space import SectionConfig, SubnetConfig
 
@@ -139,6 +140,21 @@ class PlainConvUNetArchitecture:
         if section < encoder_stages:
             return f"encoder.stages.{section}.0.convs.{block}."
         return f"decoder.stages.{section - encoder_stages}.convs.{block}."
+
+    def continue_depth(self, network: nn.Module, section: int, block: int) -> None:
+        """Initialise a block beyond a stage's first so that it hardly changes what the block before it gives.
+
+        Raises:
+            NotImplementedError: When the plans do not ask for convolution, affine norm, (leaky) ReLU in this order.
+        """
+        before, new = (network.get_submodule(self.block_prefix(section, b)[:-1]) for b in (block - 1, block))
+        activation = new.all_modules[-1]
+        affine = getattr(getattr(new, "norm", None), "affine", False)
+        if not affine or not isinstance(activation, (nn.ReLU, nn.LeakyReLU)):
+            raise NotImplementedError(
+                "growth `preserving` needs blocks of convolution, affine norm and (leaky) ReLU; use growth `host`."
+            )
+        continue_block(before.norm, new.conv, new.norm, getattr(activation, "negative_slope", 0.0))
 
     @property
     def _levels(self) -> UNetArchitecture:

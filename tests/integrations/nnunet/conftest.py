@@ -82,7 +82,8 @@ def folders(session_patch, threads_for_processes, tmp_path_factory) -> SimpleNam
     session_patch.setenv("nnUNet_n_proc_DA", "1")
     session_patch.setenv("PYTHONPATH", str(Path(prox_monai.__file__).parents[1]))
     session_patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-    session_patch.setenv("OMP_NUM_THREADS", "1")
+    for name in ("OMP_NUM_THREADS", "nnUNet_def_n_proc"):  # the latter is read when nnU-Net is imported
+        session_patch.setenv(name, "1")
     session_patch.delenv("PROX_CONFIG", raising=False)
     data = write_synthetic_decathlon(root / "Task07_Synthetic", cases=CASES, size=(20, 28, 20))
     where.dataset = to_nnunet_raw(read_decathlon(data), where.raw, int(ID)).name

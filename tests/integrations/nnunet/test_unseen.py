@@ -12,7 +12,7 @@ from prox_monai.space import SubnetConfig
 
 
 @pytest.fixture
-def preprocessed(folders):
+def preprocessed(folders, finished):  # nnU-Net splits the cases when a training begins
     return folders.preprocessed / folders.dataset
 
 

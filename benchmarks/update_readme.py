@@ -1,0 +1,110 @@
+"""Write the results table of README.md from the figures in benchmarks/results.
+
+    make demo DATA=/path/to/Task04_Hippocampus
+    python benchmarks/update_readme.py runs/demo    take the figures of that run into benchmarks/results, then README
+    python benchmarks/update_readme.py              README from what is in benchmarks/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from statistics import fmean
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN = "<!-- results: written by benchmarks/update_readme.py -->\n"
+END = "<!-- end of results -->\n"
+NAMED = ("smallest", "middle", "largest")
+
+
+def collect(run: Path) -> None:
+    """Condense a finished demo into ``demo_hippocampus.json`` and keep its pictures."""
+    rows = [json.loads(line) for line in (run / "subnets.jsonl").read_text().splitlines()]
+    record = json.loads((run / "demo.json").read_text())
+    phases = json.loads(next(run.glob("nnUNet_results/*/*/fold_0/phases.json")).read_text())
+    fields = ("name", "key", "parameters", "macs", "latency_ms", "dice", "dice_per_label")
+    result = {
+        "command": "make demo DATA=/path/to/Task04_Hippocampus",
+        "cases": len(rows[0]["dice_per_case"]),
+        "measured_on": rows[0]["latency"],
+        "minutes": {step: seconds / 60 for step, seconds in record["seconds"].items()},
+        "train_seconds": sum(phase["train_seconds"] for phase in phases),
+        "phases": [{key: phase[key] for key in phase if key != "space"} for phase in phases],
+        "settings": (run / "settings.yaml").read_text(),
+        "subnets": [{field: row[field] for field in fields} for row in rows],
+    }
+    (RESULTS / "demo_hippocampus.json").write_text(json.dumps(result, indent=2) + "\n")
+    shutil.copyfile(run / "pareto.png", RESULTS / "demo_hippocampus_pareto.png")
+
+
+def demo_table() -> list[str]:
+    """Return the lines on the demo."""
+    result = json.loads((RESULTS / "demo_hippocampus.json").read_text())
+    rows = {row["name"]: row for row in result["subnets"]}
+    random = [row["dice"] for row in result["subnets"] if row["name"] not in NAMED and "/" not in row["name"]]
+    device = result["measured_on"]
+    lines = [
+        f"`{result['command']}`: MSD Task04 (200 cases, CC BY-SA 4.0), fold 0, {result['cases']} unseen cases, whole volumes, "
+        f"hard Dice, no mirroring; {device['device']}, {device['threads']} threads, torch {device['torch']}. One training of "
+        f"{result['train_seconds'] / 60:.1f} minutes gave them all; the whole demo took {sum(result['minutes'].values()):.1f}.",
+        "",
+        "| subnet | | parameters | multiply-adds | latency | mean Dice | anterior | posterior |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in NAMED:
+        row = rows[name]
+        labels = row["dice_per_label"]
+        lines.append(
+            f"| {name} | `{row['key']}` | {row['parameters'] / 1e6:.2f} M | {row['macs'] / 1e9:.2f} G | {row['latency_ms']:.0f} ms "
+            f"| {row['dice']:.3f} | {labels['1']:.3f} | {labels['2']:.3f} |"
+        )
+    lines += [
+        f"| {len(random)} random subnets | mean (minimum–maximum) | | | | {fmean(random):.3f} ({min(random):.3f}–{max(random):.3f}) | | |",
+        "",
+        "![Dice against latency](benchmarks/results/demo_hippocampus_pareto.png)",
+    ]
+    return lines
+
+
+def step_cost_lines() -> list[str]:
+    """Return the lines on step cost, for each device that was measured."""
+    lines = []
+    for path in sorted(RESULTS.glob("step_cost_*.json")):
+        result = json.loads(path.read_text())
+        phases = "; ".join(
+            f"{name}: {min(r['steps_ratio'] for r in rows):.2f}–{max(r['steps_ratio'] for r in rows):.2f} over {len(rows)} phases"
+            for name, rows in result["phases"].items()
+        )
+        memory = max(row["memory_ratio"] for rows in result["phases"].values() for row in rows)
+        lines += [
+            "",
+            f"`{result['command']}` on {result['machine']['device']}: time of a phase's training steps divided by that of plain "
+            f"networks of the same configurations, {phases}; memory beside activations × {memory:.2f} at most; first step of a "
+            f"new configuration × {result['fresh_ratio']:.2f}.",
+        ]
+    return lines
+
+
+def table() -> str:
+    """Return the text between the marks."""
+    return "\n".join([*demo_table(), *step_cost_lines()]) + "\n"
+
+
+def main() -> None:
+    """Update results and README."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="?", type=Path, help="folder of a finished demo on real data")
+    run = parser.parse_args().run
+    if run is not None:
+        collect(run)
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(before + BEGIN + "\n" + table() + "\n" + END + after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""README.md is true: its code runs, its commands exist, its table is what the command writes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prox_monai.cli import build_parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line for block in blocks("console") for line in block.splitlines() if line.strip()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_python_code_runs():
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("words", [w for w in commands() if w[0] == "prox-monai"], ids=" ".join)
+def test_our_commands_parse(words):
+    assert callable(build_parser().parse_args(words[1:]).run)
+
+
+@pytest.mark.parametrize("words", [w for w in commands() if w[0] == "make"], ids=" ".join)
+def test_make_targets_exist(words):
+    assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", [w for w in commands() if w[0].startswith("nnUNetv2")], ids=" ".join)
+def test_nnunet_commands_exist(words):
+    importlib.util.find_spec("nnunetv2") or pytest.skip("nnU-Net is not installed")
+    scripts = importlib.metadata.entry_points(group="console_scripts")
+    assert words[0] in {script.name for script in scripts}
+
+
+def test_every_command_is_of_a_kind_that_is_checked():
+    kinds = {words[0] for words in commands()} - {"export", "pip"}
+    assert kinds <= {"make", "prox-monai", *(k for k in kinds if k.startswith("nnUNetv2"))}
+
+
+def test_settings_are_accepted():
+    settings = pytest.importorskip("prox_monai.integrations.nnunet.settings")
+    (text,) = blocks("yaml")
+    settings.ProXSettings(**yaml.safe_load(text))
+
+
+def test_the_results_table_is_what_the_command_writes():
+    path = ROOT / "benchmarks" / "update_readme.py"
+    spec = importlib.util.spec_from_file_location("update_readme", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written = README.partition(module.BEGIN)[2].partition(module.END)[0]
+    assert written.strip() == module.table().strip()
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
