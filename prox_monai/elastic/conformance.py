@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,7 @@ def check_architecture(
             check(subject)
         supernet = _randomised_supernet(subject)
         x = torch.randn(2, *(input_size or _input_size(subject)))
-        for check_run in (_check_outputs, _check_backward, _check_kernels):
+        for check_run in (_check_outputs, _check_backward, _check_depth, _check_kernels):
             check_run(subject, supernet, x)
 
 
@@ -209,6 +210,19 @@ def _check_backward(subject: _Subject, supernet: Supernet, x: Tensor) -> None:
         with _explaining(f"backward of {config} fails (is there activation checkpointing in the network?)"):
             torch.stack([output.square().mean() for output in _as_list(supernet(x))]).sum().backward()
     supernet.eval().zero_grad()
+
+
+@torch.no_grad()
+def _check_depth(subject: _Subject, supernet: Supernet, x: Tensor) -> None:
+    """Opening a depth changes no subnet of a smaller one."""
+    depths = subject.space.depth
+    for shallow, deep in itertools.pairwise(depths):
+        supernet.activate(subject.space.restrict(depth=(shallow,)).largest())
+        before = supernet(x)
+        with _explaining(f"continue_depth fails to open depth {deep}"):
+            supernet.open_depth(deep)
+        if not _equal(supernet(x), before):
+            raise ValueError(f"continue_depth changes subnets of depth {shallow} when depth {deep} is opened.")
 
 
 @torch.no_grad()

@@ -27,13 +27,14 @@ def evaluate_subnets(
     score: Callable[[nn.Module], Scores],
     path: str | Path,
     *,
+    model: str,
     input_shape: Sequence[int],
     device: str = "cpu",
     repeats: int = 5,
 ) -> Iterator[dict[str, Any]]:
     """Evaluate subnets and append a row each to a JSON-lines file; yields the rows, old ones included.
 
-    A row holds ``name``, ``config``, ``parameters``, ``macs`` (multiply-adds per patch), ``latency_ms`` (median of
+    A row holds ``name``, ``key`` (canonical name), ``model``, ``config``, ``parameters``, ``macs`` (multiply-adds per patch), ``latency_ms`` (median of
     batch 1, with quartiles, device, threads and version of torch), ``dice`` (mean over labels of the mean over
     cases, nnU-Net's foreground mean), ``dice_per_label`` and ``dice_per_case``.
 
@@ -42,11 +43,17 @@ def evaluate_subnets(
         named: name and configuration of each subnet; a row is found by its configuration, whatever its name.
         score: hard Dice per case and label of a plain network.
         path: the table; rows of subnets that it holds already are reused.
+        model: what the weights are, for example a digest; written into the rows.
         input_shape: ``(C, *spatial)`` of one patch.
         device: where latency is measured.
         repeats: timed passes per subnet.
+
+    Raises:
+        ValueError: When the table holds rows of another model.
     """
     done = {row["key"]: row for row in read_rows(path)}
+    if others := {row["model"] for row in done.values()} - {model}:
+        raise ValueError(f"{path} holds rows of another model ({sorted(others)[0]}, not {model}); give another file.")
     supernet = costs.supernet
     for name, config in named:
         key = supernet.architecture.canonical(config).name
@@ -58,6 +65,7 @@ def evaluate_subnets(
         row = {
             "name": name,
             "key": key,
+            "model": model,
             "config": config.to_dict(),
             "parameters": parameters(network),
             "macs": costs(config),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from prox_monai.networks.blocks import continue_block
 from prox_monai.elastic import Supernet
 from prox_monai.space import SearchSpace, SectionConfig, SubnetConfig
 
@@ -45,6 +46,10 @@ class Classifier:
 
     def block_prefix(self, section, block):
         return f"{section}.{block}."
+
+    def continue_depth(self, network, section, block):
+        before, new = (network[section][b] for b in (block - 1, block))
+        continue_block(before[1], new[0], new[1], negative_slope=0)
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ def test_not_a_frozen_dataclass(classifier_type, classifier_space):
         canonical = classifier_type.canonical
         concatenated = classifier_type.concatenated
         block_prefix = classifier_type.block_prefix
+        continue_depth = classifier_type.continue_depth
 
     with pytest.raises(ValueError, match=r"Thawed must be a frozen dataclass"):
         check_architecture(Thawed(), classifier_space)
@@ -256,6 +257,9 @@ def test_a_kernel_without_padding_is_another_function(classifier_type, classifie
         def block(self, inputs, outputs, kernel, stride):
             return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, 1), nn.ReLU())
 
+        def continue_depth(self, network, section, block):
+            """New blocks stay as the host initialises them."""
+
     with pytest.raises(ValueError, match=r"kernel 5 with a zero ring is another function than 3"):
         check_architecture(Broken(), classifier_space, input_size=(1, 40, 40))
 
@@ -286,3 +290,12 @@ def test_concatenated_sections_of_independent_width_are_refused(classifier_type)
     with pytest.raises(ValueError, match=r"uniform widths and kernels do not span .* is not a corner of"):
         check_architecture(Joined(), space)
     check_architecture(Joined(), replace(space, groups={"width": (0, 0)}))
+
+
+def test_a_depth_that_changes_shallower_subnets(classifier_type, classifier_space):
+    class Broken(classifier_type):
+        def continue_depth(self, network, section, block):
+            network[section][0][0].weight.data.zero_()
+
+    with pytest.raises(ValueError, match=r"continue_depth changes subnets of depth 1 when depth 2 is opened"):
+        check_architecture(Broken(), classifier_space)

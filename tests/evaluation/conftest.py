@@ -39,6 +39,9 @@ class Classifier:
     def block_prefix(self, section, block):
         return f"{2 * section}."
 
+    def continue_depth(self, network, section, block):
+        """Sections have one block."""
+
 
 @pytest.fixture
 def classifier() -> Supernet:

@@ -34,13 +34,14 @@ def subnet(width: float, kernel: int = 3, resolution: float = 1) -> SubnetConfig
 def evaluate(classifier, tmp_path):
     """Evaluate into one table; returns the rows and how many networks were scored."""
 
-    def run(*named, repeats=2):
+    def run(*named, repeats=2, model="m"):
         scorer = Scorer()
         rows = evaluate_subnets(
             MultiplyAdds(classifier, SHAPE),
             named,
             scorer,
             tmp_path / "rows.jsonl",
+            model=model,
             input_shape=SHAPE,
             repeats=repeats,
         )
@@ -112,6 +113,7 @@ def test_rows_come_one_by_one(classifier, tmp_path):
         [("a", subnet(1)), ("b", subnet(1, 5))],
         Scorer(),
         tmp_path / "rows.jsonl",
+        model="m",
         input_shape=SHAPE,
         repeats=2,
     )
@@ -129,3 +131,9 @@ def test_halves_share_no_case_and_do_not_depend_on_order():
     assert (tuning, reporting) == split_cases(cases)
     assert sorted(tuning + reporting) == cases
     assert (len(tuning), len(reporting)) == (4, 3)
+
+
+def test_rows_of_another_model_are_refused(evaluate):
+    evaluate(("a", subnet(1)), model="one")
+    with pytest.raises(ValueError, match=r"holds rows of another model \(one, not two\); give another file"):
+        evaluate(("a", subnet(1)), model="two")

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from prox_monai.networks import ConvBlock
+from prox_monai.networks.blocks import continue_block
 
 
 def test_order_is_convolution_norm_activation():
@@ -36,3 +37,18 @@ def test_bad_input():
         ConvBlock(2, 1, out_channels=1, kernel=(3, 4), stride=(1, 1))
     with pytest.raises(ValueError, match="spatial_dims must be 2 or 3, got 4"):
         ConvBlock(4, 1, out_channels=1, kernel=(3,) * 4, stride=(1,) * 4)
+
+
+def test_a_continued_block_has_the_moments_of_a_rectified_gaussian():
+    """Against a sample: mean and deviation of a leaky ReLU of Gaussians of several means and deviations."""
+    mean, deviation = torch.tensor([-2.0, -0.3, 0.0, 0.5, 3.0]), torch.tensor([0.5, 1.0, 1.0, 2.0, 0.1])
+    norms = [nn.InstanceNorm3d(5, affine=True), nn.BatchNorm3d(5)]
+    norms[0].bias.data, norms[0].weight.data = mean, deviation
+    convolution = nn.Conv3d(5, 5, 3, padding=1)
+    continue_block(norms[0], convolution, norms[1], 0.1)
+    sample = nn.functional.leaky_relu(mean + deviation * torch.randn(400_000, 5), 0.1)
+    torch.testing.assert_close(norms[1].bias.detach(), sample.mean(0), atol=0.01, rtol=0.01)
+    torch.testing.assert_close(norms[1].weight.detach(), sample.std(0), atol=0.01, rtol=0.01)
+    torch.testing.assert_close(norms[1].running_var, norms[1].weight.detach().square())
+    x = torch.randn(1, 5, 4, 4, 4)
+    assert torch.equal(convolution(x), x)

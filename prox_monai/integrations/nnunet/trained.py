@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class TrainedModel:
         configuration_name: for example ``3d_fullres``.
         mirroring_axes: axes along which prediction may mirror; None for none.
         supernet: with the trained weights, in evaluation mode, without deep supervision.
+        digest: of the checkpoint file, the first digits of its SHA-256.
     """
 
     folder: Path
@@ -37,6 +39,7 @@ class TrainedModel:
     configuration_name: str
     mirroring_axes: tuple[int, ...] | None
     supernet: Supernet
+    digest: str
 
     @property
     def plans_manager(self) -> PlansManager:
@@ -95,6 +98,7 @@ def load_trained(
     )
     supernet.load_state_dict(content["network_weights"])
     axes = content["inference_allowed_mirroring_axes"]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return TrainedModel(
-        folder, fold, plans, dataset_json, name, None if axes is None else tuple(axes), supernet.eval()
+        folder, fold, plans, dataset_json, name, None if axes is None else tuple(axes), supernet.eval(), digest
     )

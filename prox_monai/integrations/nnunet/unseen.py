@@ -84,7 +84,15 @@ def evaluate_trained(
                 f"fold {model.fold} leaves for half={half}; give another file."
             )
     scorer = _scorer(model, preprocessed, cases, device)
-    return evaluate_subnets(model.multiply_adds(), named, scorer, path, input_shape=model.input_shape, device=device)
+    return evaluate_subnets(
+        model.multiply_adds(),
+        named,
+        scorer,
+        path,
+        model=model.digest,
+        input_shape=model.input_shape,
+        device=device,
+    )
 
 
 def describe(model: TrainedModel, config: SubnetConfig) -> dict[str, int]:

@@ -72,9 +72,7 @@ def folders(session_patch, threads_for_processes, tmp_path_factory) -> SimpleNam
     from prox_monai.data import read_decathlon, to_nnunet_raw, write_synthetic_decathlon
 
     root = tmp_path_factory.mktemp("nnunet")
-    where = SimpleNamespace(
-        id=ID, raw=root / "raw", preprocessed=root / "preprocessed", results=root / "results"
-    )
+    where = SimpleNamespace(id=ID, raw=root / "raw", preprocessed=root / "preprocessed", results=root / "results")
     for name in ("raw", "preprocessed", "results"):
         getattr(where, name).mkdir()
         session_patch.setenv(f"nnUNet_{name}", str(getattr(where, name)))
@@ -89,9 +87,7 @@ def folders(session_patch, threads_for_processes, tmp_path_factory) -> SimpleNam
     where.dataset = to_nnunet_raw(read_decathlon(data), where.raw, int(ID)).name
     api.extract_fingerprints([int(ID)], num_processes=1, show_progress_bar=False)
     api.plan_experiments([int(ID)])
-    api.preprocess(
-        [int(ID)], configurations=("2d", "3d_fullres"), num_processes=(1, 1), show_progress_bar=False
-    )
+    api.preprocess([int(ID)], configurations=("2d", "3d_fullres"), num_processes=(1, 1), show_progress_bar=False)
     plans = where.preprocessed / where.dataset / "nnUNetPlans.json"
     plans.write_text(json.dumps(with_tiny_configurations(json.loads(plans.read_text()))))
     session_patch.setenv("nnUNet_n_proc_DA", "0")
@@ -157,9 +153,7 @@ def make_trainer(results, configure) -> Callable[..., Any]:
     """Make a trainer as ``nnUNetv2_train`` does."""
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    def make(
-        configuration: str = "tiny", name: str = "ProXTrainer", dataset: str = ID, **changes: Any
-    ) -> Any:
+    def make(configuration: str = "tiny", name: str = "ProXTrainer", dataset: str = ID, **changes: Any) -> Any:
         configure(**changes)
         return get_trainer_from_args(dataset, configuration, 0, name, device=torch.device("cpu"))
 
@@ -171,9 +165,7 @@ def train(results, configure) -> Callable[..., Path]:
     """Train and validate as ``nnUNetv2_train`` does; returns the fold's folder."""
     from nnunetv2.run.run_training import run_training
 
-    def run(
-        configuration: str = "tiny", name: str = "ProXTrainer", dataset: str = ID, *, options=None, **changes
-    ):
+    def run(configuration: str = "tiny", name: str = "ProXTrainer", dataset: str = ID, *, options=None, **changes):
         configure(**changes)
         run_training(dataset, configuration, 0, name, device=torch.device("cpu"), **(options or {}))
         return next(results.glob(f"Dataset*{int(dataset):03d}_*/{name}__nnUNetPlans__{configuration}/fold_0"))
@@ -190,9 +182,7 @@ def finished(folders, tmp_path_factory) -> Path:
     settings.write_text(yaml.safe_dump(SMALL))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROX_CONFIG", str(settings))
-        run_training(
-            ID, "tiny", 0, "ProXTrainer", device=torch.device("cpu"), export_validation_probabilities=True
-        )
+        run_training(ID, "tiny", 0, "ProXTrainer", device=torch.device("cpu"), export_validation_probabilities=True)
     return folders.results / folders.dataset / "ProXTrainer__nnUNetPlans__tiny" / "fold_0"
 
 
@@ -227,9 +217,7 @@ def run_chains(folders, tmp_path_factory) -> Callable[..., SimpleNamespace]:
         return SimpleNamespace(
             codes=[json.loads((root / f"report_{i}.json").read_text()) for i in range(len(chains))],
             fold=lambda name: root / name / folders.dataset / "ProXTrainer__nnUNetPlans__tiny" / "fold_0",
-            record=lambda name: [
-                json.loads(line) for line in (root / f"{name}.jsonl").read_text().splitlines()
-            ],
+            record=lambda name: [json.loads(line) for line in (root / f"{name}.jsonl").read_text().splitlines()],
             output=root / "output.txt",
         )
 

@@ -76,9 +76,7 @@ def train(job: dict[str, Any], rank: int) -> None:
     """Train without the final validation, as ``nnUNetv2_train [--c]`` does."""
     os.environ |= job["environment"]
     torch.set_num_threads(1)
-    record(
-        Path(job["record"].format(rank=rank)), job.get("dies") if rank == job.get("ranks", 1) - 1 else None
-    )
+    record(Path(job["record"].format(rank=rank)), job.get("dies") if rank == job.get("ranks", 1) - 1 else None)
     if "ranks" in job:
         distributed.init_process_group(
             "gloo", init_method=f"file://{job['rendezvous']}", rank=rank, world_size=job["ranks"]

@@ -35,10 +35,9 @@ def images(folders, tmp_path) -> Path:
 
 
 def test_train_and_predict_with_the_subnet_that_a_checkpoint_names(folders, results, configure, images, tmp_path):
-    configure(**SETTINGS, validate=["smallest", "largest"])
+    configure(**SETTINGS, validate=["smallest"])
     run("nnUNetv2_train", folders.id, "tiny", 0, "-tr", "ProXTrainer", "-device", "cpu")
     folder = results / folders.dataset / TRAINER
-    assert (folder / "fold_0" / "validation" / "summary.json").is_file()
     assert (folder / "fold_0" / "subnet_smallest" / "validation" / "summary.json").is_file()
     options = ["-d", folders.id, "-c", "tiny", "-f", 0, "-tr", "ProXTrainer", "-device", "cpu", "--disable_tta"]
     checkpoint = ["-chk", "checkpoint_smallest.pth", "--save_probabilities", "-npp", 1, "-nps", 1]
@@ -46,8 +45,8 @@ def test_train_and_predict_with_the_subnet_that_a_checkpoint_names(folders, resu
     predicted = np.load(next((tmp_path / "out").glob("*.npz")))["probabilities"]
     model = load_trained(folder)
     subnets = {name: predict(model, getattr(model.supernet.space, name)(), images) for name in ("smallest", "largest")}
-    assert np.array_equal(predicted, subnets["smallest"])
-    assert not np.array_equal(predicted, subnets["largest"])
+    assert np.allclose(predicted, subnets["smallest"], rtol=0, atol=1e-6)  # threads differ
+    assert not np.allclose(predicted, subnets["largest"], rtol=0, atol=1e-2)
 
 
 def predict(model, config, images: Path) -> np.ndarray:
@@ -57,7 +56,13 @@ def predict(model, config, images: Path) -> np.ndarray:
     )
     network = model.supernet.extract(config)
     predictor.manual_initialization(
-        network, model.plans_manager, model.configuration, [network.state_dict()], model.dataset_json, "ProXTrainer", None
+        network,
+        model.plans_manager,
+        model.configuration,
+        [network.state_dict()],
+        model.dataset_json,
+        "ProXTrainer",
+        None,
     )
     files = [[str(path)] for path in images.iterdir()]
     target = images.parent / config.name

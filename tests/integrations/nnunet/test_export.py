@@ -67,9 +67,7 @@ def test_logits_of_a_whole_case_are_the_supernets(model, finished, folders, tmp_
     ours.network.activate(config)
     ours.list_of_parameters = [ours.network.state_dict()]
     x = torch.randn(1, 20, 28, 21)
-    assert torch.equal(
-        stock.predict_logits_from_preprocessed_data(x), ours.predict_logits_from_preprocessed_data(x)
-    )
+    assert torch.equal(stock.predict_logits_from_preprocessed_data(x), ours.predict_logits_from_preprocessed_data(x))
 
 
 def test_the_folder_is_stock(model, tmp_path):

@@ -84,9 +84,7 @@ def test_another_space_is_refused(finished, make_trainer):
 
 
 def test_a_space_without_the_planned_network_is_refused(stock, make_trainer):
-    with pytest.raises(
-        ValueError, match="holds the planned network d2-w1-k3-r1, which is not a subnet here: kernel 3"
-    ):
+    with pytest.raises(ValueError, match="holds the planned network d2-w1-k3-r1, which is not a subnet here: kernel 3"):
         load(make_trainer(kernel=[5]), stock)
 
 

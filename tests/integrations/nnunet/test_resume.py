@@ -27,9 +27,7 @@ WALL_TIMES = {"train_seconds", "epoch_start_timestamps", "epoch_end_timestamps"}
 def runs(run_chains) -> SimpleNamespace:
     """Undisturbed, killed at every point in turn, and killed once with worker processes."""
     killed = [{"name": "killed", "dies": dies, "continued": i > 0} for i, dies in enumerate([*KILLS, None])]
-    workers = [
-        {"name": "workers", "dies": dies, "continued": dies is None, "workers": 1} for dies in ([3, 1], None)
-    ]
+    workers = [{"name": "workers", "dies": dies, "continued": dies is None, "workers": 1} for dies in ([3, 1], None)]
     return run_chains([[{"name": "undisturbed"}], killed, workers], epochs=EPOCHS)
 
 
@@ -57,9 +55,7 @@ def test_checkpoints_are_equal_bit_by_bit(runs, name, part):
 
 
 def test_logs_are_equal_but_for_wall_times(runs):
-    logs = [
-        read_safely(runs.fold(run) / "checkpoint_final.pth")["logging"] for run in ("undisturbed", "killed")
-    ]
+    logs = [read_safely(runs.fold(run) / "checkpoint_final.pth")["logging"] for run in ("undisturbed", "killed")]
     assert logs[0].keys() == logs[1].keys() > WALL_TIMES
     for name in logs[0].keys() - WALL_TIMES:
         assert equal(logs[0][name], logs[1][name]), name
@@ -79,9 +75,7 @@ def test_worker_processes_change_no_phase_and_no_subnet(runs):
     """Batches arrive in no fixed order then, so weights differ; what was trained when does not."""
     straight = {tuple(row["place"]): row["subnet"] for row in runs.record("undisturbed")}
     assert {tuple(row["place"]): row["subnet"] for row in runs.record("workers")} == straight
-    logs = [
-        read_safely(runs.fold(run) / "checkpoint_final.pth")["logging"] for run in ("undisturbed", "workers")
-    ]
+    logs = [read_safely(runs.fold(run) / "checkpoint_final.pth")["logging"] for run in ("undisturbed", "workers")]
     assert logs[0]["phase"] == logs[1]["phase"]
     assert logs[0]["multiply_adds"] == logs[1]["multiply_adds"]
 

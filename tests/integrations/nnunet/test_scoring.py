@@ -70,7 +70,9 @@ def test_rows(scorer, model, tmp_path):
     costs, space = model.multiply_adds(), model.supernet.space
     named = [("smallest", space.smallest()), ("largest", space.largest())]
     path = tmp_path / "subnets.jsonl"
-    rows = list(evaluate_subnets(costs, named, scorer, path, input_shape=model.input_shape, repeats=2))
+    rows = list(
+        evaluate_subnets(costs, named, scorer, path, model=model.digest, input_shape=model.input_shape, repeats=2)
+    )
     assert [row["name"] for row in rows] == ["smallest", "largest"]
     for row, (_, config) in zip(rows, named, strict=True):
         assert row["macs"] == costs(config)

@@ -114,9 +114,7 @@ def test_differences_name_field_and_both_values():
 
 def test_max_width_drops_candidates():
     assert ProXSettings(max_width=0.5).search_space(3).width == (0.25, 0.5)
-    with pytest.raises(
-        ValueError, match=r"max_width 0.1 leaves none of the candidates of width \(0.25, 0.5, 1.0\)"
-    ):
+    with pytest.raises(ValueError, match=r"max_width 0.1 leaves none of the candidates of width \(0.25, 0.5, 1.0\)"):
         ProXSettings(max_width=0.1).search_space(3)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from nnunetv2.run.run_training import run_training
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
@@ -46,9 +46,7 @@ def test_files(finished):
     assert "checkpoint_latest.pth" not in names
     assert not [name for name in names if name.endswith(".tmp")]
     assert list((finished / "tensorboard").glob("events.*"))
-    assert {"plans.json", "dataset.json", "dataset_fingerprint.json"} <= {
-        p.name for p in finished.parent.iterdir()
-    }
+    assert {"plans.json", "dataset.json", "dataset_fingerprint.json"} <= {p.name for p in finished.parent.iterdir()}
 
 
 def test_settings_lie_beside_the_checkpoint_and_in_it(finished, small):
@@ -148,9 +146,7 @@ def test_validation_of_the_best_checkpoint(copied, train):
 
 def test_a_finished_training_is_not_overwritten(copied, train):
     before = (copied / "checkpoint_final.pth").read_bytes()
-    with pytest.raises(
-        FileExistsError, match=r"holds a training \(checkpoint_final.pth\). Continue it with --c"
-    ):
+    with pytest.raises(FileExistsError, match=r"holds a training \(checkpoint_final.pth\). Continue it with --c"):
         train()
     assert (copied / "checkpoint_final.pth").read_bytes() == before
 
@@ -211,9 +207,7 @@ def test_mirroring(make_trainer, mirror, axes):
 
 
 def test_settings_of_a_subclass_hold_where_there_is_no_file(make_trainer, monkeypatch, small):
-    monkeypatch.setattr(
-        ProXTrainer, "settings", dataclasses.replace(ProXTrainer.settings, seed=5, batch_size=4)
-    )
+    monkeypatch.setattr(ProXTrainer, "settings", dataclasses.replace(ProXTrainer.settings, seed=5, batch_size=4))
     trainer = make_trainer()
     assert (trainer.settings.seed, trainer.settings.depth, trainer.configuration_manager.batch_size) == (
         5,
@@ -224,9 +218,7 @@ def test_settings_of_a_subclass_hold_where_there_is_no_file(make_trainer, monkey
 
 @pytest.mark.parametrize("form", ["mse", "kl"])
 def test_freezing_and_the_forms_of_distillation(make_trainer, form):
-    make_trainer(
-        freeze="both", distillation_form=form, optimizer="adam", learning_rate_decay="constant"
-    ).run_training()
+    make_trainer(freeze="both", distillation_form=form, optimizer="adam", learning_rate_decay="constant").run_training()
 
 
 def test_progressive_shrinking(make_trainer):
@@ -259,8 +251,6 @@ LABELS = {
 @pytest.fixture
 def other_labels(folders, request):
     """A twin of the data set with other labels, preprocessed by nnU-Net."""
-    import shutil
-
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
 
     number = 20 + list(LABELS).index(request.param)

@@ -1,0 +1,77 @@
+"""What an expansion opens hardly changes what is there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from prox_monai.elastic import Supernet
+from prox_monai.networks import UNetArchitecture
+from prox_monai.space import PhaseSchedule, SearchSpace, SubnetConfig, unet_groups
+from prox_monai.training import ProgressiveTraining
+
+STRIDES = ((1, 1, 1), (2, 2, 2))
+SPACE = SearchSpace(3, (1, 2, 3), (0.5, 1.0), (3, 5), groups=unet_groups(2))
+
+
+def supernet(norm: str = "instance", growth: str = "preserving") -> Supernet:
+    architecture = UNetArchitecture(3, 1, 2, channels=(8, 16), strides=STRIDES, norm=norm)
+    network = Supernet(architecture, SPACE, growth=growth)
+    with torch.no_grad():  # as if it had been trained: affine parameters that are not 1 and 0
+        for name, parameter in network.named_parameters():
+            if "/norm/" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return network.eval()
+
+
+def outputs(network: Supernet, depth: int, width: float, kernel: int, x: torch.Tensor) -> torch.Tensor:
+    network.activate(SubnetConfig.uniform(3, depth, width, kernel))
+    with torch.no_grad():
+        return network(x)
+
+
+@pytest.mark.parametrize(("width", "kernel"), [(0.5, 3), (1.0, 3), (1.0, 5)])
+def test_a_deeper_subnet_starts_close_to_the_shallower_one(width, kernel):
+    """At every width and kernel; with the host's initialisation it is another function altogether."""
+    x = torch.nn.functional.avg_pool3d(torch.randn(2, 1, 24, 24, 24), 3, 1, 1)
+    network = supernet()
+    shallow = outputs(network, 1, width, kernel, x)
+    before = (outputs(network, 2, width, kernel, x) - shallow).std()
+    network.open_depth(2)
+    after = (outputs(network, 2, width, kernel, x) - shallow).std()
+    assert after < 0.15 * shallow.std()
+    assert after < 0.3 * before
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_opening_a_depth_changes_no_shallower_subnet(norm):
+    x = torch.randn(2, 1, 8, 8, 8)
+    network = supernet(norm)
+    before = outputs(network, 1, 1.0, 5, x)
+    network.open_depth(2)
+    assert torch.equal(outputs(network, 1, 1.0, 5, x), before)
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_only_further_candidates_can_be_opened(depth):
+    with pytest.raises(ValueError, match=rf"depth must be one of \(2, 3\) to be opened, got {depth}"):
+        supernet().open_depth(depth)
+
+
+@pytest.mark.parametrize(("growth", "opened"), [("preserving", [2, 3]), ("host", [])])
+def test_a_training_opens_each_depth_when_its_phase_begins(growth, opened, monkeypatch):
+    calls = []
+    network = supernet(growth=growth)
+    monkeypatch.setattr(network, "open_depth", lambda depth: calls.append((training.epoch, depth)))
+    training = ProgressiveTraining(network, PhaseSchedule.prox(SPACE, [2] * 5))
+    for epoch in range(10):
+        training.begin_epoch(epoch)
+    assert calls == [(2 * (depth - 1), depth) for depth in opened]
+
+
+def test_progressive_shrinking_opens_nothing(monkeypatch):
+    network = supernet()
+    monkeypatch.setattr(network, "open_depth", lambda depth: pytest.fail("opened"))
+    training = ProgressiveTraining(network, PhaseSchedule.progressive_shrinking(SPACE, 5))
+    for epoch in range(5):
+        training.begin_epoch(epoch)
