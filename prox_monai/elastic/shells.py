@@ -116,6 +116,10 @@ class Grid:
         corner = corner or (len(self.rows) - 1, len(self.columns) - 1, len(self.taps) - 1)
         return list(itertools.product(*(range(i + 1) for i in corner)))
 
+    def core_share(self, cell: Cell) -> float:
+        """Return the taps of the smallest kernel divided by those of the kernel that a cell completes."""
+        return math.prod(self.taps[0]) / math.prod(self.taps[cell[2]])
+
     def cell_shape(self, cell: Cell) -> tuple[int, int, int]:
         """Return the rows, columns and taps that a cell adds."""
         i, j, k = cell

@@ -83,6 +83,18 @@ class Supernet(nn.Module):
         """Return the shape of each parameter of a subnet."""
         return {name: extent.shape for name, extent in self._skeleton(config).parameters.items()}
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Group the parameters for an optimizer: a ``scale`` of the learning rate for each.
+
+        A kernel ring adds many taps at once; under Adam, which moves every weight alike, they would drown the core
+        that they surround. Rings learn at the share of the core's taps in the kernel that they complete.
+        """
+        groups: dict[float, list[nn.Parameter]] = {}
+        for shells in self.tensors.values():
+            for cell in shells.grid.cells():
+                groups.setdefault(shells.grid.core_share(cell), []).append(shells.cell(cell))
+        return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
+
     def train(self, mode: bool = True) -> Supernet:
         """Set training or evaluation mode."""
         self._assembled = None

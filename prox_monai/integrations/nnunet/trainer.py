@@ -122,7 +122,7 @@ class ProXTrainer(nnUNetTrainer):
         cls = torch.optim.AdamW if self.settings.optimizer == "adamw" else torch.optim.Adam
         fused = self.device.type in ("cpu", "cuda")
         optimizer = cls(
-            self.network.parameters(),
+            self.network.parameter_groups(),
             self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
             fused=fused,
@@ -135,7 +135,7 @@ class ProXTrainer(nnUNetTrainer):
             self.schedule, position, self.settings.learning_rate, self.settings.learning_rate_decay
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
 
     def _do_i_compile(self) -> bool:
         if os.environ.get("nnUNet_compile", "").lower() in ("true", "1", "t"):
