@@ -18,6 +18,7 @@ Supernet and plain networks take turns within one process; ratios are medians ov
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import statistics
@@ -33,8 +34,8 @@ from prox_monai import (
     PhaseSchedule,
     ProgressiveTraining,
     SearchSpace,
-    Supernet,
     SubnetConfig,
+    Supernet,
     UNetArchitecture,
 )
 from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
@@ -148,7 +149,8 @@ def measure_phases(case: Case, device: torch.device, steps: int, rounds: int) ->
         )
         row = rows[-1]
         print(
-            f"{case.name:18s} phase {phase.index + 1} {row['stage']:10s} plain step {row['plain_seconds_per_step']:7.3f} s   "
+            f"{case.name:18s} phase {phase.index + 1} {row['stage']:10s} "
+            f"plain step {row['plain_seconds_per_step']:7.3f} s   "
             f"steps x {row['steps_ratio']:.3f} ({min(ratios):.3f}-{max(ratios):.3f})   memory x {memory:.3f}",
             flush=True,
         )
@@ -188,8 +190,9 @@ def measure_fresh(device: torch.device, configurations: int) -> dict:
         config = training.subnet_at(4, number)
         plain = Stepper(supernet.extract(config), x)
         plain.step()  # the backend prepares its kernels for these shapes, as it does for any network
-        fresh = elastic.step(lambda: supernet.activate(config))
-        cached = statistics.median(elastic.step(lambda: supernet.activate(config)) for _ in range(3))
+        activate = functools.partial(supernet.activate, config)
+        fresh = elastic.step(activate)
+        cached = statistics.median(elastic.step(activate) for _ in range(3))
         ratios.append(fresh / cached)
     row = {"fresh_ratio": statistics.median(ratios), "fresh_ratio_range": [min(ratios), max(ratios)]}
     print(f"fresh configuration x {row['fresh_ratio']:.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
@@ -214,9 +217,7 @@ def draw(result: dict, path: Path) -> None:
         ]
         axis.bar(positions, ratios, width=0.38, yerr=spread, capsize=3, label=name)
     axis.axhline(BARS["steps"], color="black", linestyle="--", label=f"bar {BARS['steps']}")
-    axis.set_xticks(
-        [row["phase"] + 0.2 for row in rows], [f"{row['phase'] + 1}\n{row['stage']}" for row in rows]
-    )
+    axis.set_xticks([row["phase"] + 0.2 for row in rows], [f"{row['phase'] + 1}\n{row['stage']}" for row in rows])
     axis.set_ylim(0.8, None)
     axis.set_xlabel("phase")
     axis.set_ylabel("supernet / plain networks, time of the steps")
@@ -248,9 +249,7 @@ def _machine(device: torch.device) -> dict:
 
 def main() -> None:
     """Measure, print, write JSON and picture."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--steps", type=int, default=8, help="configurations a phase")

@@ -1,8 +1,8 @@
 """Write the results table of README.md from the figures in benchmarks/results.
 
-    make demo DATA=/path/to/Task04_Hippocampus
-    python benchmarks/update_readme.py runs/demo    take the figures of that run into benchmarks/results, then README
-    python benchmarks/update_readme.py              README from what is in benchmarks/results
+make demo DATA=/path/to/Task04_Hippocampus
+python benchmarks/update_readme.py runs/demo    take the figures of that run into benchmarks/results, then README
+python benchmarks/update_readme.py              README from what is in benchmarks/results
 """
 
 from __future__ import annotations
@@ -45,24 +45,30 @@ def demo_table() -> list[str]:
     result = json.loads((RESULTS / "demo_hippocampus.json").read_text())
     rows = {row["name"]: row for row in result["subnets"]}
     random = [row["dice"] for row in result["subnets"] if row["name"] not in NAMED and "/" not in row["name"]]
-    device = result["measured_on"]
+    device, minutes = result["measured_on"], sum(result["minutes"].values())
     lines = [
-        f"`{result['command']}`: MSD Task04 (200 cases, CC BY-SA 4.0), fold 0, {result['cases']} unseen cases, whole volumes, "
-        f"hard Dice, no mirroring; {device['device']}, {device['threads']} threads, torch {device['torch']}. One training of "
-        f"{result['train_seconds'] / 60:.1f} minutes gave them all; the whole demo took {sum(result['minutes'].values()):.1f}.",
+        f"`{result['command']}`: MSD Task04 (200 cases, CC BY-SA 4.0), fold 0, {result['cases']} unseen cases, whole "
+        f"volumes, hard Dice, no mirroring, one seed; {device['device']}, {device['threads']} threads, torch "
+        f"{device['torch']}. One training of {result['train_seconds'] / 60:.1f} minutes gave them all; the whole demo "
+        f"took {minutes:.1f}.",
         "",
-        "| subnet | | parameters | multiply-adds | latency | mean Dice | anterior | posterior |",
+        "| subnet | name | parameters | multiply-adds | latency | mean Dice | anterior | posterior |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name in NAMED:
         row = rows[name]
-        labels = row["dice_per_label"]
-        lines.append(
-            f"| {name} | `{row['key']}` | {row['parameters'] / 1e6:.2f} M | {row['macs'] / 1e9:.2f} G | {row['latency_ms']:.0f} ms "
-            f"| {row['dice']:.3f} | {labels['1']:.3f} | {labels['2']:.3f} |"
+        cells = (
+            name,
+            f"`{row['key']}`",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['macs'] / 1e9:.2f} G",
+            f"{row['latency_ms']:.0f} ms",
+            *(f"{dice:.3f}" for dice in (row["dice"], *row["dice_per_label"].values())),
         )
+        lines.append(f"| {' | '.join(cells)} |")
+    span = f"{fmean(random):.3f} ({min(random):.3f} to {max(random):.3f})"
     lines += [
-        f"| {len(random)} random subnets | mean (minimum–maximum) | | | | {fmean(random):.3f} ({min(random):.3f}–{max(random):.3f}) | | |",
+        f"| {len(random)} random subnets | mean (least to most) | | | | {span} | | |",
         "",
         "![Dice against latency](benchmarks/results/demo_hippocampus_pareto.png)",
     ]
@@ -75,15 +81,16 @@ def step_cost_lines() -> list[str]:
     for path in sorted(RESULTS.glob("step_cost_*.json")):
         result = json.loads(path.read_text())
         phases = "; ".join(
-            f"{name}: {min(r['steps_ratio'] for r in rows):.2f}–{max(r['steps_ratio'] for r in rows):.2f} over {len(rows)} phases"
+            f"{name}: {min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} phases"
             for name, rows in result["phases"].items()
+            for ratios in [[row["steps_ratio"] for row in rows]]
         )
         memory = max(row["memory_ratio"] for rows in result["phases"].values() for row in rows)
         lines += [
             "",
-            f"`{result['command']}` on {result['machine']['device']}: time of a phase's training steps divided by that of plain "
-            f"networks of the same configurations, {phases}; memory beside activations × {memory:.2f} at most; first step of a "
-            f"new configuration × {result['fresh_ratio']:.2f}.",
+            f"`{result['command']}` on {result['machine']['device']}: time of a phase's training steps divided by that "
+            f"of plain networks of the same configurations, {phases}; memory beside activations {memory:.2f} times "
+            f"theirs at most; first step of a new configuration {result['fresh_ratio']:.2f} times a later one.",
         ]
     return lines
 

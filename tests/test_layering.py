@@ -190,9 +190,7 @@ def test_the_checks_let_pass_what_is_allowed(module, source):
 )
 def test_import_loads_no_more_than_it_needs(statement, absent):
     code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert absent.isdisjoint(json.loads(done.stdout))
 
 
@@ -230,9 +228,7 @@ for module in sys.argv[1:]:
 def test_torch_alone_is_enough_below_the_hosts():
     """The only dependency is torch: all other packages are hidden, and every module still imports."""
     parts = ("space", "networks", "elastic", "training", "evaluation")
-    paths = [
-        path for part in parts for path in sorted((PACKAGE / part).glob("*.py")) if path.stem != "__init__"
-    ]
+    paths = [path for part in parts for path in sorted((PACKAGE / part).glob("*.py")) if path.stem != "__init__"]
     modules = [f"prox_monai.{path.parent.name}.{path.stem}" for path in paths]
     command = [sys.executable, "-c", ONLY_TORCH, "prox_monai.cli", "prox_monai.doctor", *modules]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent)

@@ -93,9 +93,7 @@ def test_wheel_is_used_from_another_folder(environment, variables, tmp_path):
 
 def test_command_of_the_wheel(environment, variables, tmp_path):
     command = environment / "bin" / "prox-monai"
-    assert (
-        run([command, "--version"], cwd=tmp_path, env=variables) == f"prox-monai {prox_monai.__version__}\n"
-    )
+    assert run([command, "--version"], cwd=tmp_path, env=variables) == f"prox-monai {prox_monai.__version__}\n"
     folder = Path(run([command, "nnunet-path"], cwd=tmp_path, env=variables).rstrip("\n"))
     assert folder.is_relative_to(environment)
     assert (folder / "prox_trainer.py").is_file()

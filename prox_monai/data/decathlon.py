@@ -62,8 +62,7 @@ def read_decathlon(folder: str | PathLike[str]) -> DecathlonDataset:
     content = _read_json(folder)
     _raise_for(folder, _json_problems(content))
     listed = tuple(
-        (_identifier(entry["image"]), folder / entry["image"], folder / entry["label"])
-        for entry in content["training"]
+        (_identifier(entry["image"]), folder / entry["image"], folder / entry["label"]) for entry in content["training"]
     )
     cases = tuple(case for case in listed if case[1].exists() or case[2].exists())
     if len(cases) < len(listed):
@@ -168,9 +167,7 @@ def download_decathlon(task: str, root: str | PathLike[str]) -> Path:
     url = MonaiDecathlon.resource[task]
     with tempfile.TemporaryDirectory(prefix=".partial_", dir=root) as partial:
         try:
-            download_and_extract(
-                url, root / f"{task}.tar", partial, hash_val=MonaiDecathlon.md5[task], hash_type="md5"
-            )
+            download_and_extract(url, root / f"{task}.tar", partial, hash_val=MonaiDecathlon.md5[task], hash_type="md5")
         except Exception as error:  # without a network MONAI 1.6 raises a bare Exception
             raise RuntimeError(
                 f"{task} could not be downloaded from {url}: {error} "

@@ -69,9 +69,7 @@ def write_synthetic_decathlon(
     return folder
 
 
-def make_case(
-    rng: np.random.Generator, size: tuple[int, int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def make_case(rng: np.random.Generator, size: tuple[int, int, int]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Draw one case.
 
     Args:
@@ -98,9 +96,7 @@ def make_case(
     return (10 ** rng.uniform(2, 6) * image.clip(min=0)).astype(np.float32), label
 
 
-def _body(
-    rng: np.random.Generator, points: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _body(rng: np.random.Generator, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Depth below the surface (1 in the middle, 0 at it) and place on the axis (-1 tail, 1 head)."""
     across, along, up = points - rng.uniform(-0.1, 0.1, (3, 1, 1, 1))
     along = along / rng.uniform(0.6, 0.75)

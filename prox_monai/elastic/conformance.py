@@ -79,9 +79,7 @@ def _check_value(architecture: Architecture) -> None:
 
 def _check_sections(architecture: Architecture, space: SearchSpace) -> None:
     if architecture.sections != space.sections:
-        raise ValueError(
-            f"the architecture has {architecture.sections} sections, the search space {space.sections}."
-        )
+        raise ValueError(f"the architecture has {architecture.sections} sections, the search space {space.sections}.")
     if len(architecture.stride) != architecture.spatial_dims:
         raise ValueError(f"stride {architecture.stride} must have {architecture.spatial_dims} spatial axes.")
 
@@ -154,17 +152,13 @@ def _check_canonical(subject: _Subject) -> None:
     for config, network in networks.items():
         canonical = canonical_of(config)
         if (again := canonical_of(canonical)) != canonical:
-            raise ValueError(
-                f"canonical is not idempotent: {config} becomes {canonical}, which becomes {again}."
-            )
+            raise ValueError(f"canonical is not idempotent: {config} becomes {canonical}, which becomes {again}.")
         identity = _identity(network, config)
         if _identity(_build_on_meta(subject.architecture, canonical), canonical) != identity:
             raise ValueError(f"canonical({config}) = {canonical} is another network.")
         other, name = seen.setdefault(identity, (config, canonical))
         if name != canonical:
-            raise ValueError(
-                f"{config} and {other} are one network, but canonical gives {canonical} and {name}."
-            )
+            raise ValueError(f"{config} and {other} are one network, but canonical gives {canonical} and {name}.")
 
 
 def _randomised_supernet(subject: _Subject) -> Supernet:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +18,7 @@ def encode_state(space: SearchSpace, active: SubnetConfig) -> Tensor:
     Raises:
         ValueError: When the space has too many sections for it.
     """
-    encoded = json.dumps(
-        {"space": space.to_dict(), "active": active.to_dict()}, separators=(",", ":")
-    ).encode()
+    encoded = json.dumps({"space": space.to_dict(), "active": active.to_dict()}, separators=(",", ":")).encode()
     if len(encoded) > _BYTES:
         raise ValueError(f"the search space takes {len(encoded)} bytes of {_BYTES}; use fewer sections.")
     return torch.frombuffer(bytearray(encoded.ljust(_BYTES)), dtype=torch.uint8)

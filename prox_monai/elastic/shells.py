@@ -47,9 +47,7 @@ class Extent:
         rows, channels, *taps = (*shape,) if ndim > 1 else (1, *shape, *(1,) * (1 - ndim))
         columns = tuple(concatenated or (channels,))
         if sum(columns) != channels:
-            raise ValueError(
-                f"concatenated inputs of {columns} channels do not add up to {channels} channels."
-            )
+            raise ValueError(f"concatenated inputs of {columns} channels do not add up to {channels} channels.")
         return cls(rows, columns, tuple(taps), ndim)
 
     @property
@@ -84,11 +82,7 @@ class Grid:
             raise ValueError(f"tensors of shapes {sorted({e.shape for e in extents})} differ in their axes.")
         columns = _nested({e.columns for e in extents}, "input channels")
         taps = _nested({e.taps for e in extents}, "kernels")
-        if any(
-            (a - b) % 2
-            for small, large in itertools.pairwise(taps)
-            for a, b in zip(small, large, strict=True)
-        ):
+        if any((a - b) % 2 for small, large in itertools.pairwise(taps) for a, b in zip(small, large, strict=True)):
             raise ValueError(f"kernels {list(taps)} do not share a centre.")
         return cls(tuple(sorted({e.rows for e in extents})), columns, taps, extents[0].ndim)
 
@@ -164,9 +158,7 @@ def _place(grid: Grid, corner: Cell, cell: Cell) -> _Place:
         columns.append((slice(offset + low, offset + high), slice(within, within + high - low)))
         offset, within = offset + width, within + high - low
     first = math.prod(grid.taps[cell[2] - 1]) if cell[2] else 0
-    return _Place(
-        slice(start, grid.rows[cell[0]]), tuple(columns), slice(first, math.prod(grid.taps[cell[2]]))
-    )
+    return _Place(slice(start, grid.rows[cell[0]]), tuple(columns), slice(first, math.prod(grid.taps[cell[2]])))
 
 
 @lru_cache(maxsize=1024)
@@ -207,8 +199,7 @@ class _Assemble(torch.autograd.Function):
         block = _to_shells(gradient.reshape(grid.extent(corner).block_shape), grid.taps[: corner[2] + 1])
         wanted = ctx.needs_input_grad[3:]
         parts = (
-            _place(grid, corner, cell).read(block) if want else None
-            for cell, want in zip(cells, wanted, strict=True)
+            _place(grid, corner, cell).read(block) if want else None for cell, want in zip(cells, wanted, strict=True)
         )
         return None, None, None, *parts
 

@@ -37,9 +37,7 @@ class Supernet(nn.Module):
         ValueError: When the architecture does not fit the space.
     """
 
-    def __init__(
-        self, architecture: Architecture, space: SearchSpace, *, growth: Growth = "preserving"
-    ) -> None:
+    def __init__(self, architecture: Architecture, space: SearchSpace, *, growth: Growth = "preserving") -> None:
         super().__init__()
         if architecture.sections != space.sections:
             raise ValueError(
@@ -75,9 +73,7 @@ class Supernet(nn.Module):
         skeleton.set_mode(self.training, self._frozen_prefixes(self._freeze))
         tensors = self._corners(skeleton) | self._buffer_views(skeleton)
         network = partial(functional_call, skeleton.network, tensors, strict=True)
-        return at_resolution(
-            lambda data: network((data,)), x, self.architecture.stride, self._active.resolution
-        )
+        return at_resolution(lambda data: network((data,)), x, self.architecture.stride, self._active.resolution)
 
     def parameter_shapes(self, config: SubnetConfig) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter of a subnet."""
@@ -210,9 +206,7 @@ class Supernet(nn.Module):
     def _parameter_corners(self, skeleton: Skeleton, freeze: Freeze) -> dict[str, Tensor]:
         prefixes = self._frozen_prefixes(freeze)
         return {
-            name: self._shells(name).corner(
-                extent, frozen=name.startswith(prefixes), frozen_kernel=freeze.kernel
-            )
+            name: self._shells(name).corner(extent, frozen=name.startswith(prefixes), frozen_kernel=freeze.kernel)
             for name, extent in skeleton.parameters.items()
         }
 
@@ -224,9 +218,7 @@ class Supernet(nn.Module):
         }
 
     def _frozen_prefixes(self, freeze: Freeze) -> tuple[str, ...]:
-        return tuple(
-            self.architecture.block_prefix(section, block) for section, block in sorted(freeze.blocks)
-        )
+        return tuple(self.architecture.block_prefix(section, block) for section, block in sorted(freeze.blocks))
 
     def _shells(self, name: str) -> ShellTensor:
         return self.tensors[_key(name)]

@@ -130,9 +130,7 @@ def latency(
     return Latency(median, q1, q3, _device_name(device), torch.get_num_threads(), torch.__version__)
 
 
-def peak_memory_bytes(
-    network: nn.Module, input_shape: Sequence[int], *, device: torch.device | str = "cpu"
-) -> int:
+def peak_memory_bytes(network: nn.Module, input_shape: Sequence[int], *, device: torch.device | str = "cpu") -> int:
     """Measure the peak memory of one forward pass: weights, activations, the runtime's workspace.
 
     On CUDA it is what torch's allocator held at most. On a CPU it is the growth of a fresh process' resident

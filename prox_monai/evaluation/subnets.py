@@ -34,9 +34,9 @@ def evaluate_subnets(
 ) -> Iterator[dict[str, Any]]:
     """Evaluate subnets and append a row each to a JSON-lines file; yields the rows, old ones included.
 
-    A row holds ``name``, ``key`` (canonical name), ``model``, ``config``, ``parameters``, ``macs`` (multiply-adds per patch), ``latency_ms`` (median of
-    batch 1, with quartiles, device, threads and version of torch), ``dice`` (mean over labels of the mean over
-    cases, nnU-Net's foreground mean), ``dice_per_label`` and ``dice_per_case``.
+    A row holds ``name``, ``key`` (canonical name), ``model``, ``config``, ``parameters``, ``macs`` (multiply-adds per
+    patch), ``latency_ms`` (median of batch 1, with quartiles, device, threads and version of torch), ``dice`` (mean
+    over labels of the mean over cases, nnU-Net's foreground mean), ``dice_per_label`` and ``dice_per_case``.
 
     Args:
         costs: counter of multiply-adds; its supernet gives the subnets.

@@ -219,7 +219,5 @@ def _split(epochs: Any, phases: int) -> list[int]:
         each = epochs // phases
         return [each] * (phases - 1) + [epochs - each * (phases - 1)]
     if isinstance(epochs, str) or not isinstance(epochs, Sequence) or len(epochs) != phases:
-        raise ValueError(
-            f"epochs must be a total or a list of {phases} integers >= 1, one per phase, got {epochs!r}."
-        )
+        raise ValueError(f"epochs must be a total or a list of {phases} integers >= 1, one per phase, got {epochs!r}.")
     return list(epochs)

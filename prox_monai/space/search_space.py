@@ -115,9 +115,7 @@ class SearchSpace:
         for dimension in Dimension:
             for value in restricted.candidates(dimension):
                 if value not in self.candidates(dimension):
-                    raise ValueError(
-                        f"{dimension} {value} is not in the search space {self.candidates(dimension)}."
-                    )
+                    raise ValueError(f"{dimension} {value} is not in the search space {self.candidates(dimension)}.")
         return restricted
 
     def size(self) -> int:
@@ -153,9 +151,7 @@ class SearchSpace:
         for dimension in _PER_SECTION:
             ours, theirs = self.groups[dimension], other.groups[dimension]
             if len(other.candidates(dimension)) > 1 and len({*zip(ours, theirs, strict=True)}) > len({*ours}):
-                raise ValueError(
-                    f"groups {ours} of {dimension} tie sections that are free in groups {theirs}."
-                )
+                raise ValueError(f"groups {ours} of {dimension} tie sections that are free in groups {theirs}.")
 
     def parse(self, name: str) -> SubnetConfig:
         """Return the subnet of a name, or of the aliases ``smallest`` and ``largest``.

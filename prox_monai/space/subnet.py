@@ -123,9 +123,7 @@ class SubnetConfig:
         object.__setattr__(self, "resolution", check_value(Dimension.RESOLUTION, self.resolution))
 
     @classmethod
-    def uniform(
-        cls, sections: int, depth: int, width: float, kernel: int, resolution: float = 1.0
-    ) -> SubnetConfig:
+    def uniform(cls, sections: int, depth: int, width: float, kernel: int, resolution: float = 1.0) -> SubnetConfig:
         """Return a subnet of ``sections`` equal sections."""
         return cls((SectionConfig(depth, width, kernel),) * sections, resolution)
 

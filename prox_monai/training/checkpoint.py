@@ -61,9 +61,7 @@ def register_architecture(name: str, path: str) -> None:
         raise ValueError(f"architecture {name!r} is {_ARCHITECTURES[name]} already, not {path}.")
 
 
-def save_checkpoint(
-    path: str | Path, supernet: Supernet, training: ProgressiveTraining | None = None
-) -> None:
+def save_checkpoint(path: str | Path, supernet: Supernet, training: ProgressiveTraining | None = None) -> None:
     """Write a supernet, and the state of its training if given.
 
     Raises:
@@ -102,9 +100,7 @@ def load_checkpoint(path: str | Path, *, expected: Architecture | None = None) -
     supernet = Supernet(architecture, SearchSpace.from_dict(content["space"]))
     supernet.load_state_dict(content["supernet"])
     schedule = content["schedule"]
-    return Checkpoint(
-        supernet, None if schedule is None else PhaseSchedule.from_dict(schedule), content["training"]
-    )
+    return Checkpoint(supernet, None if schedule is None else PhaseSchedule.from_dict(schedule), content["training"])
 
 
 def write_atomically(content: Any, path: str | Path) -> None:
@@ -160,13 +156,9 @@ def architecture_to_dict(architecture: Architecture) -> dict[str, Any]:
     path = f"{cls.__module__}:{cls.__qualname__}"
     for name, registered in _ARCHITECTURES.items():
         if registered == path:
-            fields = {
-                field.name: getattr(architecture, field.name) for field in dataclasses.fields(architecture)
-            }
+            fields = {field.name: getattr(architecture, field.name) for field in dataclasses.fields(architecture)}
             return {"name": name, "fields": fields}
-    raise ValueError(
-        f"architecture {path} is not registered; call register_architecture(name, {path!r}) first."
-    )
+    raise ValueError(f"architecture {path} is not registered; call register_architecture(name, {path!r}) first.")
 
 
 def architecture_from_dict(data: Mapping[str, Any]) -> Architecture:

@@ -33,7 +33,5 @@ def freeze_of(phase: Phase, config: SubnetConfig, rule: FreezeRule) -> Freeze:
 def _earlier_blocks(config: SubnetConfig, candidates: tuple[int, ...]) -> frozenset[tuple[int, int]]:
     before = dict(zip(candidates[1:], candidates, strict=False))
     return frozenset(
-        (section, block)
-        for section, depth in enumerate(config.depths)
-        for block in range(before.get(depth, 0))
+        (section, block) for section, depth in enumerate(config.depths) for block in range(before.get(depth, 0))
     )

@@ -167,9 +167,7 @@ def broken(kind, content):
 def test_unreadable_file(folder, kind):
     path = folder / "imagesTr" / "synthetic_001.nii.gz"
     path.write_bytes(broken(kind, path.read_bytes()))
-    with pytest.raises(
-        ValueError, match=r"case synthetic_001: image imagesTr/synthetic_001\.nii\.gz cannot be read"
-    ):
+    with pytest.raises(ValueError, match=r"case synthetic_001: image imagesTr/synthetic_001\.nii\.gz cannot be read"):
         check(folder)
 
 
@@ -256,9 +254,7 @@ def test_float_labels_become_uint8(folder, tmp_path):
 @pytest.mark.parametrize("value", [1.5, 7.0, np.nan])
 def test_float_label_with_an_undeclared_value_leaves_nothing_behind(folder, tmp_path, value):
     save(folder / "labelsTr" / "synthetic_002.nii.gz", np.full((5, 6, 7), value, np.float32))
-    with pytest.raises(
-        ValueError, match=rf"synthetic_002\.nii\.gz has the value {value:g}, not 0 to 2 as declared"
-    ):
+    with pytest.raises(ValueError, match=rf"synthetic_002\.nii\.gz has the value {value:g}, not 0 to 2 as declared"):
         to_nnunet_raw(read_decathlon(folder), tmp_path / "raw", 4)
     assert list((tmp_path / "raw").iterdir()) == []
 

@@ -35,12 +35,10 @@ def test_download_extracts_the_verified_archive(apps, monkeypatch, tmp_path):
 
 def test_download_without_a_network(apps, monkeypatch, tmp_path):
     def fetch(*args, **kwargs):
-        raise Exception("Error processing URL: unreachable")  # noqa: TRY002 as MONAI does
+        raise Exception("Error processing URL: unreachable")
 
     monkeypatch.setattr(apps, "download_and_extract", fetch)
-    with pytest.raises(
-        RuntimeError, match=r"Task04_Hippocampus could not be downloaded from https://.*unreachable"
-    ):
+    with pytest.raises(RuntimeError, match=r"Task04_Hippocampus could not be downloaded from https://.*unreachable"):
         download_decathlon("Task04_Hippocampus", tmp_path)
     assert list(tmp_path.iterdir()) == []
 

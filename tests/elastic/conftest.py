@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from prox_monai.networks.blocks import continue_block
 from prox_monai.elastic import Supernet
+from prox_monai.networks.blocks import continue_block
 from prox_monai.space import SearchSpace, SectionConfig, SubnetConfig
 
 

@@ -127,9 +127,7 @@ def loses_the_centre(self, config):
 
 def concatenates_free_sections(self, config):
     first, second = (self.width(section) for section in config.sections)
-    return Skip(
-        nn.Conv2d(1, first, 3, 2, 1), nn.Conv2d(first, second, 3, 1, 1), nn.Conv2d(first + second, 3, 1)
-    )
+    return Skip(nn.Conv2d(1, first, 3, 2, 1), nn.Conv2d(first, second, 3, 1, 1), nn.Conv2d(first + second, 3, 1))
 
 
 class Hidden(nn.Module):

@@ -29,9 +29,7 @@ def test_candidates_of_the_planned_hippocampus_network_are_accepted():
 
 
 def test_two_candidates_of_one_size_are_refused():
-    with pytest.raises(
-        ValueError, match=r"resolution 0.8 and 0.75 both lead to an input of \[24, 24\] voxels"
-    ):
+    with pytest.raises(ValueError, match=r"resolution 0.8 and 0.75 both lead to an input of \[24, 24\] voxels"):
         check_resolutions((0.75, 0.8, 1.0), (32, 32), (8, 8))
 
 

@@ -30,10 +30,7 @@ def sliced(dense: torch.Tensor, grid: Grid, corner: tuple[int, int, int]) -> tor
         return dense[: sum(grid.columns[corner[1]])]
     starts = itertools.accumulate(grid.columns[-1][:-1], initial=0)
     parts = [dense[:, a : a + n] for a, n in zip(starts, grid.columns[corner[1]], strict=True)]
-    centre = (
-        slice((n - m) // 2, (n - m) // 2 + m)
-        for n, m in zip(grid.taps[-1], grid.taps[corner[2]], strict=True)
-    )
+    centre = (slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(grid.taps[-1], grid.taps[corner[2]], strict=True))
     return torch.cat(parts, 1)[(slice(grid.rows[corner[0]]), slice(None), *centre)]
 
 
@@ -87,9 +84,7 @@ def test_gradcheck(name):
         def forward(self):
             return self.shells.corner(extent)
 
-    names, cells = zip(
-        *((n, p.detach().clone().requires_grad_()) for n, p in shells.named_parameters()), strict=True
-    )
+    names, cells = zip(*((n, p.detach().clone().requires_grad_()) for n, p in shells.named_parameters()), strict=True)
 
     def assemble(*tensors):
         swapped = {f"shells.{n}": t for n, t in zip(names, tensors, strict=True)}
@@ -151,9 +146,7 @@ def test_extent_keeps_the_shape(shape):
 
 
 def test_concatenated_channels_must_add_up():
-    with pytest.raises(
-        ValueError, match=r"concatenated inputs of \(2, 3\) channels do not add up to 4 channels"
-    ):
+    with pytest.raises(ValueError, match=r"concatenated inputs of \(2, 3\) channels do not add up to 4 channels"):
         Extent.of((8, 4, 3, 3), (2, 3))
 
 

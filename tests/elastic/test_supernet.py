@@ -49,9 +49,7 @@ def assert_forward_is_extracted_forward(supernet, config, x):
     ],
     ids=["2d-batch", "2d-instance", "3d-batch", "3d-anisotropic"],
 )
-def test_1_every_subnet_of_a_unet_equals_its_extracted_network(
-    randomise, spatial_dims, space, fields, training
-):
+def test_1_every_subnet_of_a_unet_equals_its_extracted_network(randomise, spatial_dims, space, fields, training):
     supernet = randomise(Supernet(unet(spatial_dims, **fields), space)).train(training)
     x = torch.randn(INPUTS[spatial_dims])
     with torch.no_grad():
@@ -103,9 +101,7 @@ def corner(large, small_shape, concatenated):
         return large[tuple(slice(n) for n in small_shape)]
     starts = itertools.accumulate((n for n, _ in concatenated), initial=0)
     parts = [large[: small_shape[0], a : a + n] for a, (_, n) in zip(starts, concatenated, strict=False)]
-    centre = (
-        slice((n - m) // 2, (n + m) // 2) for n, m in zip(large.shape[2:], small_shape[2:], strict=True)
-    )
+    centre = (slice((n - m) // 2, (n + m) // 2) for n, m in zip(large.shape[2:], small_shape[2:], strict=True))
     return torch.cat(parts, 1)[(slice(None), slice(None), *centre)]
 
 

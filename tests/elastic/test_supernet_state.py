@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from prox_monai.elastic import Supernet
-from prox_monai.elastic.shells import ShellTensor
 from prox_monai.elastic.extra_state import describe_state
+from prox_monai.elastic.shells import ShellTensor
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import SearchSpace, unet_groups
 
@@ -154,9 +154,7 @@ def change_without_a_version_then_a_change_of_mode(supernet, x):
 
 
 def loading(supernet, x):
-    supernet.load_state_dict(
-        {n: t if n == "_extra_state" else t + 1 for n, t in supernet.state_dict().items()}
-    )
+    supernet.load_state_dict({n: t if n == "_extra_state" else t + 1 for n, t in supernet.state_dict().items()})
 
 
 def absorbing(supernet, x):

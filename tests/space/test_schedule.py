@@ -113,9 +113,7 @@ def test_prox_of_the_published_spaces(space, resolution, expected):
     assert candidates(PhaseSchedule.prox(space, 90, resolution)) == expected
 
 
-@pytest.mark.parametrize(
-    ("space", "expected"), [(ROCT, ROCT_PS), (HIPPOCAMPUS, HIPPOCAMPUS_PS), (BRATS, BRATS_PS)]
-)
+@pytest.mark.parametrize(("space", "expected"), [(ROCT, ROCT_PS), (HIPPOCAMPUS, HIPPOCAMPUS_PS), (BRATS, BRATS_PS)])
 def test_progressive_shrinking_of_the_published_spaces(space, expected):
     assert candidates(PhaseSchedule.progressive_shrinking(space, 90)) == expected
 

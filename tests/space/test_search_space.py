@@ -255,9 +255,7 @@ def test_fields_that_are_not_allowed(change, message):
         SearchSpace.from_dict(data)
 
 
-@pytest.mark.parametrize(
-    "indices", [[0, 1], [0, 2, 0], [1, 1, 2], [0, 0, "0"], [0, -1, 0], 0, "010", [0, 1, True]]
-)
+@pytest.mark.parametrize("indices", [[0, 1], [0, 2, 0], [1, 1, 2], [0, 0, "0"], [0, -1, 0], 0, "010", [0, 1, True]])
 def test_groups_that_are_not_allowed(indices):
     message = f"groups of kernel must be 3 indices, one per section, from 0 without gaps, got {indices!r}."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

@@ -142,13 +142,11 @@ def test_an_integer_width_is_the_same_value():
         ),
         (
             {"depth": [1, 2]},
-            "depth, width and kernel of a subnet must be lists with one value per section, "
-            "got [1, 2], [1.0] and [3].",
+            "depth, width and kernel of a subnet must be lists with one value per section, got [1, 2], [1.0] and [3].",
         ),
         (
             {"depth": 1},
-            "depth, width and kernel of a subnet must be lists with one value per section, "
-            "got 1, [1.0] and [3].",
+            "depth, width and kernel of a subnet must be lists with one value per section, got 1, [1.0] and [3].",
         ),
         ({"depth": ["1"]}, "depth must be an integer >= 1, got '1'."),
     ],

@@ -76,18 +76,14 @@ def test_a_file_holds_tensors_and_primitives_and_says_what_it_is(path, supernet)
 
 def test_another_architecture_is_refused(path, supernet):
     save_checkpoint(path, supernet)
-    with pytest.raises(
-        ValueError, match=r"holds a checkpoint of UNetArchitecture\(.*\(4, 8\).*, expected .*\(8, 8\)"
-    ):
+    with pytest.raises(ValueError, match=r"holds a checkpoint of UNetArchitecture\(.*\(4, 8\).*, expected .*\(8, 8\)"):
         load_checkpoint(path, expected=replace(ARCHITECTURE, channels=(8, 8)))
 
 
 def test_a_newer_version_is_refused_and_both_are_named(path, supernet):
     save_checkpoint(path, supernet)
     rewrite(path, version=VERSION + 1)
-    with pytest.raises(
-        ValueError, match=rf"has format version {VERSION + 1}, .* up to {VERSION}; update prox_monai"
-    ):
+    with pytest.raises(ValueError, match=rf"has format version {VERSION + 1}, .* up to {VERSION}; update prox_monai"):
         load_checkpoint(path)
 
 
@@ -122,9 +118,7 @@ def test_a_pickled_object_is_refused_and_not_run(path, supernet, tmp_path, zippe
     save_checkpoint(path, supernet)
     content = torch.load(path, weights_only=True) | {"training": Intruder(tmp_path / "run")}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(
-        ValueError, match=r"holds pickled objects, which could run code" if zipped else "checkpoint"
-    ):
+    with pytest.raises(ValueError, match=r"holds pickled objects, which could run code" if zipped else "checkpoint"):
         load_checkpoint(path)
     assert not (tmp_path / "run").exists()
 
@@ -143,9 +137,7 @@ def test_a_full_disk_leaves_the_old_file(path, supernet, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(
-        OSError, match=r"supernet.pth could not be written: .*No space left.*is as it was"
-    ) as caught:
+    with pytest.raises(OSError, match=r"supernet.pth could not be written: .*No space left.*is as it was") as caught:
         save_checkpoint(path, supernet)
     assert caught.value.errno == errno.ENOSPC
     assert path.read_bytes() == before
@@ -181,9 +173,7 @@ def unknown():
 
 @pytest.mark.usefixtures("registry")
 def test_an_unregistered_architecture_is_refused_before_anything_is_written(path):
-    with pytest.raises(
-        ValueError, match=r"architecture .*:Unknown is not registered; call register_architecture"
-    ):
+    with pytest.raises(ValueError, match=r"architecture .*:Unknown is not registered; call register_architecture"):
         save_checkpoint(path, Supernet(unknown(), SPACE))
     assert not path.exists()
 
@@ -197,9 +187,7 @@ def test_an_architecture_of_another_package_can_be_registered(path):
 
 @pytest.mark.usefixtures("registry")
 def test_a_registered_name_is_not_given_away():
-    with pytest.raises(
-        ValueError, match=r"architecture 'unet' is prox_monai.networks.unet:UNetArchitecture already"
-    ):
+    with pytest.raises(ValueError, match=r"architecture 'unet' is prox_monai.networks.unet:UNetArchitecture already"):
         register_architecture("unet", "elsewhere:UNet")
 
 

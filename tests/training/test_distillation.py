@@ -65,9 +65,7 @@ def test_10_no_gradient_reaches_the_teacher():
     teacher = Teacher(CONFIG, network)
     x = torch.randn(2, 1, 8, 8)
     taught = teacher(x)
-    DistillationLoss(F.mse_loss, Distillation(), lambda: taught)(
-        student(x), torch.zeros(2, 2, 6, 6)
-    ).backward()
+    DistillationLoss(F.mse_loss, Distillation(), lambda: taught)(student(x), torch.zeros(2, 2, 6, 6)).backward()
     assert all(parameter.grad is None for parameter in network.parameters())
     assert all(parameter.grad.any() for parameter in student.parameters())
     assert not any(output.requires_grad for output in taught)

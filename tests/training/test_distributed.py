@@ -54,8 +54,7 @@ def test_ranks_draw_the_same_subnets_and_keep_the_same_weights(tmp_path):
     root = str(Path(__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": root, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment)
-        for rank in range(RANKS)
+        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment) for rank in range(RANKS)
     ]
     try:
         while not any(codes := [process.poll() for process in processes]) and None in codes:

@@ -8,9 +8,7 @@ from prox_monai.training import freeze_of
 
 
 def subnet(depths, kernel=3):
-    return SubnetConfig.from_dict(
-        {"depth": depths, "width": [1.0] * 3, "kernel": [kernel] * 3, "resolution": 1.0}
-    )
+    return SubnetConfig.from_dict({"depth": depths, "width": [1.0] * 3, "kernel": [kernel] * 3, "resolution": 1.0})
 
 
 def phase(stage, depth=(1,), kernel=(3,)):

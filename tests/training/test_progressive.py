@@ -23,9 +23,7 @@ class Loop:
     def __init__(self, supernet, schedule=SCHEDULE, **settings):
         self.supernet = supernet
         self.training = ProgressiveTraining(supernet, schedule, seed=7, **settings)
-        self.loss = self.training.criterion(
-            lambda ours, target: sum(F.cross_entropy(y, target) for y in ours)
-        )
+        self.loss = self.training.criterion(lambda ours, target: sum(F.cross_entropy(y, target) for y in ours))
         self.optimizer = torch.optim.AdamW(supernet.parameters(), lr=0.01, weight_decay=0.1)
 
     def step(self, epoch, step):
@@ -200,9 +198,7 @@ def test_what_is_frozen_follows_the_phase():
         before = {name: p.detach().clone() for name, p in loop.supernet.named_parameters()}
         loop.step(epoch, step)
         core, ring = (f"tensors.encoder/0/blocks/0/conv/weight.0_0_{k}" for k in (0, 1))
-        moved[phase.index] = [
-            not torch.equal(loop.supernet.get_parameter(n), before[n]) for n in (core, ring)
-        ]
+        moved[phase.index] = [not torch.equal(loop.supernet.get_parameter(n), before[n]) for n in (core, ring)]
     stages = {phase.index: phase.stage for phase in SCHEDULE.phases}
     assert list(stages.values()) == ["depth", "depth", "width", "kernel", "resolution"]
     assert list(moved.values()) == [[True, False], [False, False], [True, False], [False, True], [True, True]]
@@ -222,9 +218,7 @@ def test_a_candidate_in_between_that_the_supernet_lacks_is_refused():
 
 
 def test_an_unknown_freeze_is_refused():
-    with pytest.raises(
-        ValueError, match=r"freeze must be one of \('none', 'depth', 'kernel', 'both'\), got 'all'"
-    ):
+    with pytest.raises(ValueError, match=r"freeze must be one of \('none', 'depth', 'kernel', 'both'\), got 'all'"):
         fresh(freeze="all")
 
 

@@ -130,9 +130,7 @@ class PlainConvUNetArchitecture:
     def concatenated(self, config: SubnetConfig) -> Mapping[str, tuple[int, ...]]:
         """Return, per weight after a concatenation, the channels of ``(up-sampled, skip)``."""
         skips = self._levels.channels_of(config)[-2::-1]
-        return {
-            f"decoder.stages.{i}.convs.0.conv.weight": (channels,) * 2 for i, channels in enumerate(skips)
-        }
+        return {f"decoder.stages.{i}.convs.0.conv.weight": (channels,) * 2 for i, channels in enumerate(skips)}
 
     def block_prefix(self, section: int, block: int) -> str:
         """Return the prefix of the names of all tensors of one convolution block."""

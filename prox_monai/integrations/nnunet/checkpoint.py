@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,32 @@ from prox_monai.integrations.nnunet.settings import CONFIG_VARIABLE, ProXSetting
 from prox_monai.space import SubnetConfig
 from prox_monai.training.checkpoint import read_safely, write_atomically
 
+if TYPE_CHECKING:
+    from prox_monai.integrations.nnunet.trainer import ProXTrainer
+
 _PREDICTION_KEYS = ("network_weights", "init_args", "trainer_name", "inference_allowed_mirroring_axes")
+
+
+def checkpoint_of(trainer: ProXTrainer, epochs: int) -> dict[str, Any]:
+    """Return what a checkpoint of a trainer holds: nnU-Net's keys, and ours under ``prox``.
+
+    Args:
+        trainer: a trainer that is initialised.
+        epochs: number of epochs that are done.
+    """
+    content = {
+        "network_weights": trainer.supernet.state_dict(),
+        "optimizer_state": trainer.optimizer.state_dict(),
+        "grad_scaler_state": trainer.grad_scaler.state_dict() if trainer.grad_scaler is not None else None,
+        "logging": trainer.logger.get_checkpoint(),
+        "_best_ema": trainer._best_ema,
+        "current_epoch": epochs,
+        "init_args": trainer.my_init_kwargs,
+        "trainer_name": type(trainer).__name__,
+        "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
+        "prox": {"settings": trainer.settings.to_dict(), "training": trainer.training.state_dict()},
+    }
+    return plain(content)
 
 
 def plain(value: Any) -> Any:

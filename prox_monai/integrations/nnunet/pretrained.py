@@ -61,20 +61,12 @@ def load_pretrained(supernet: Supernet, weights: dict[str, Any], path: str) -> N
 def _load_supernet(supernet: Supernet, weights: dict[str, Tensor], path: str) -> None:
     space = describe_state(weights["_extra_state"])[0]
     if space != supernet.space:
-        raise ValueError(
-            f"{path} was trained in the search space {space}, this training's is {supernet.space}."
-        )
+        raise ValueError(f"{path} was trained in the search space {space}, this training's is {supernet.space}.")
     ours = supernet.state_dict()
-    taken = {
-        name: tensor
-        for name, tensor in weights.items()
-        if "/seg_layers/" not in name and name != "_extra_state"
-    }
+    taken = {name: tensor for name, tensor in weights.items() if "/seg_layers/" not in name and name != "_extra_state"}
     for name, tensor in taken.items():
         if name not in ours or ours[name].shape != tensor.shape:
-            raise ValueError(
-                f"{path} does not fit the planned network: {name} of shape {tuple(tensor.shape)}."
-            )
+            raise ValueError(f"{path} does not fit the planned network: {name} of shape {tuple(tensor.shape)}.")
     supernet.load_state_dict(ours | taken)
 
 
@@ -83,17 +75,13 @@ def _load_planned(supernet: Supernet, weights: dict[str, Tensor], path: str) -> 
     try:
         supernet.space.check(planned)
     except ValueError as error:
-        raise ValueError(
-            f"{path} holds the planned network {planned}, which is not a subnet here: {error}"
-        ) from error
+        raise ValueError(f"{path} holds the planned network {planned}, which is not a subnet here: {error}") from error
     network = supernet.extract(planned)
     state = network.state_dict()
     for name, tensor in state.items():
         if ".seg_layers." not in name and (name not in weights or weights[name].shape != tensor.shape):
             found = tuple(weights[name].shape) if name in weights else "no such tensor"
-            raise ValueError(
-                f"{path} does not fit the planned network: {name} is {tuple(tensor.shape)}, got {found}."
-            )
+            raise ValueError(f"{path} does not fit the planned network: {name} is {tuple(tensor.shape)}, got {found}.")
         if ".seg_layers." not in name:
             state[name] = weights[name]
     network.load_state_dict(state)

@@ -190,9 +190,7 @@ class ProgressLog(LocalLogger):
             start = self._schedule.first_epoch(phase)
             if start <= self._epoch:
                 axis.axvline(start, color="grey", linestyle=":", linewidth=1)
-                axis.text(
-                    start, 1.01, str(phase.stage), transform=axis.get_xaxis_transform(), fontsize="small"
-                )
+                axis.text(start, 1.01, str(phase.stage), transform=axis.get_xaxis_transform(), fontsize="small")
 
     def _phases(self) -> list[dict[str, Any]]:
         lists = self.my_fantastic_logging
@@ -217,8 +215,6 @@ class ProgressLog(LocalLogger):
 
 def dice_of(outputs: list[dict]) -> float:
     """Return the mean foreground Dice over the voxels of all validation batches ("pseudo Dice")."""
-    tp, fp, fn = (
-        np.sum([output[key] for output in outputs], axis=0) for key in ("tp_hard", "fp_hard", "fn_hard")
-    )
+    tp, fp, fn = (np.sum([output[key] for output in outputs], axis=0) for key in ("tp_hard", "fp_hard", "fn_hard"))
     counted = 2 * tp + fp + fn
     return float(np.nanmean(np.where(counted > 0, 2 * tp / np.maximum(counted, 1e-8), np.nan)))

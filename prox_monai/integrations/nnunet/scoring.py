@@ -48,9 +48,7 @@ class CaseScorer:
         self._configuration, self._labels = model.configuration, model.labels
         folder = Path(preprocessed, model.configuration.data_identifier)
         if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder} does not exist; run nnUNetv2_preprocess for this configuration."
-            )
+            raise FileNotFoundError(f"{folder} does not exist; run nnUNetv2_preprocess for this configuration.")
         dataset = infer_dataset_class(str(folder))(str(folder), list(cases))
         reader = model.plans_manager.image_reader_writer_class()
         truth, ending = Path(preprocessed, "gt_segmentations"), model.dataset_json["file_ending"]
@@ -75,9 +73,7 @@ class CaseScorer:
 
     def segment(self, network: nn.Module, case: str) -> np.ndarray:
         """Return the label map of one case on its original grid."""
-        data, properties = next(
-            (data, properties) for name, data, properties, _ in self.cases if name == case
-        )
+        data, properties = next((data, properties) for name, data, properties, _ in self.cases if name == case)
         return self._segment(network, data, properties)
 
     def _segment(self, network: nn.Module, data: torch.Tensor, properties: dict) -> np.ndarray:
@@ -96,9 +92,7 @@ class CaseScorer:
 
     def _dice(self, predicted: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         labels = self._labels
-        foreground: list[Label] = (
-            labels.foreground_regions if labels.has_regions else labels.foreground_labels
-        )
+        foreground: list[Label] = labels.foreground_regions if labels.has_regions else labels.foreground_labels
         ignored = reference == labels.ignore_label if labels.ignore_label is not None else None
         scores = {}
         for label in foreground:

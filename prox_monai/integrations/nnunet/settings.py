@@ -98,12 +98,8 @@ class ProXSettings:
         """
         width = tuple(w for w in self.width if self.max_width is None or w <= self.max_width)
         if not width:
-            raise ValueError(
-                f"max_width {self.max_width:g} leaves none of the candidates of width {self.width}."
-            )
-        return SearchSpace(
-            2 * levels - 1, self.depth, width, self.kernel, self.resolution, groups=unet_groups(levels)
-        )
+            raise ValueError(f"max_width {self.max_width:g} leaves none of the candidates of width {self.width}.")
+        return SearchSpace(2 * levels - 1, self.depth, width, self.kernel, self.resolution, groups=unet_groups(levels))
 
     def phase_schedule(self, space: SearchSpace) -> PhaseSchedule:
         """Return the phases.
@@ -173,11 +169,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def differing_fields(a: ProXSettings, b: ProXSettings, fields: set[str]) -> list[str]:
     """Describe the fields, out of ``fields``, in which two settings differ."""
     ours, theirs = a.to_dict(), b.to_dict()
-    return [
-        f"{name} ({theirs[name]} instead of {ours[name]})"
-        for name in sorted(fields)
-        if ours[name] != theirs[name]
-    ]
+    return [f"{name} ({theirs[name]} instead of {ours[name]})" for name in sorted(fields) if ours[name] != theirs[name]]
 
 
 def _yaml_hint(value: Any) -> str:

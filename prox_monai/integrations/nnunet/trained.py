@@ -66,9 +66,7 @@ class TrainedModel:
         return MultiplyAdds(self.supernet, self.input_shape)
 
 
-def load_trained(
-    folder: str | Path, fold: int | str = 0, checkpoint: str = "checkpoint_final.pth"
-) -> TrainedModel:
+def load_trained(folder: str | Path, fold: int | str = 0, checkpoint: str = "checkpoint_final.pth") -> TrainedModel:
     """Read one fold of a model folder.
 
     Raises:
@@ -79,9 +77,7 @@ def load_trained(
     path = folder / f"fold_{fold}" / checkpoint
     for needed in (folder / "plans.json", folder / "dataset.json", path):
         if not needed.is_file():
-            raise FileNotFoundError(
-                f"{needed} does not exist; {folder} should be a model folder of ProXTrainer."
-            )
+            raise FileNotFoundError(f"{needed} does not exist; {folder} should be a model folder of ProXTrainer.")
     content = read_safely(path)
     if not isinstance(content, dict) or "_extra_state" not in content.get("network_weights", {}):
         raise ValueError(f"{path} is not a checkpoint of ProXTrainer.")

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from torch.amp import autocast
 from torch.nn.parallel import DistributedDataParallel
 
-from prox_monai.elastic import Supernet, check_resolutions
+from prox_monai.elastic import Supernet
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
 from prox_monai.integrations.nnunet import pretrained
 from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
-from prox_monai.integrations.nnunet.checkpoint import compatible_settings, plain, subnet_checkpoint
+from prox_monai.integrations.nnunet.checkpoint import checkpoint_of, compatible_settings, subnet_checkpoint
+from prox_monai.integrations.nnunet.planning import build_supernet, plan_training
 from prox_monai.integrations.nnunet.progress import ProgressLog, StepReport, dice_of
 from prox_monai.integrations.nnunet.repeatable import make_repeatable
 from prox_monai.integrations.nnunet.settings import ProXSettings, resolve_settings
-from prox_monai.space import PhaseSchedule, SearchSpace
+from prox_monai.space import SearchSpace
 from prox_monai.training import ProgressiveTraining
 from prox_monai.training.checkpoint import read_safely, write_atomically
 from prox_monai.training.learning_rate import learning_rate
@@ -68,15 +69,11 @@ class ProXTrainer(nnUNetTrainer):
         self.num_epochs = self.schedule.total_epochs
         self.num_iterations_per_epoch = settings.iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.validation_iterations
-        self.save_every = (
-            self.num_epochs + 1
-        )  # not nnU-Net's: it would save before it knows whether the epoch was best
+        self.save_every = self.num_epochs + 1  # nnU-Net saves before it knows whether the epoch was the best
         self.initial_lr, self.weight_decay = settings.learning_rate, settings.weight_decay
         if settings.batch_size is not None:
             self.configuration_manager.configuration["batch_size"] = settings.batch_size
         self.build_network_architecture = functools.partial(build_supernet, settings)
-
-    # ------------------------------------------------------------------ network and optimizer
 
     @staticmethod
     def build_network_architecture(
@@ -116,6 +113,9 @@ class ProXTrainer(nnUNetTrainer):
             self.supernet, (self.num_input_channels, *self.configuration_manager.patch_size)
         )
         self.validated = {name: self.multiply_adds.find(name) for name in settings.validate}
+        largest = self.supernet.space.largest()
+        if largest not in self.validated.values():
+            self.validated["largest"] = largest
 
     def configure_optimizers(self):
         """Return Adam or AdamW, and a scheduler that follows the phases."""
@@ -131,9 +131,7 @@ class ProXTrainer(nnUNetTrainer):
 
     def set_learning_rate(self, position: float) -> None:
         """Set the learning rate of a position in the training, in epochs."""
-        rate = learning_rate(
-            self.schedule, position, self.settings.learning_rate, self.settings.learning_rate_decay
-        )
+        rate = learning_rate(self.schedule, position, self.settings.learning_rate, self.settings.learning_rate_decay)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
 
@@ -149,8 +147,6 @@ class ProXTrainer(nnUNetTrainer):
         supernet = self.supernet
         supernet.architecture = dataclasses.replace(supernet.architecture, deep_supervision=enabled)
 
-    # ------------------------------------------------------------------ data
-
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         """As nnU-Net does, with mirroring only if the settings want it."""
         rotation, dummy_2d, initial_patch_size, mirror_axes = (
@@ -165,13 +161,9 @@ class ProXTrainer(nnUNetTrainer):
         loaders = super().get_dataloaders()
         names = ("training", "validation")
         return tuple(
-            make_repeatable(
-                loader, lambda name=name: (self.settings.seed, name, self.current_epoch, self.local_rank)
-            )
+            make_repeatable(loader, lambda name=name: (self.settings.seed, name, self.current_epoch, self.local_rank))
             for loader, name in zip(loaders, names, strict=True)
         )
-
-    # ------------------------------------------------------------------ training
 
     def on_train_start(self) -> None:
         """Refuse to overwrite a finished or begun training, then start as nnU-Net does."""
@@ -209,18 +201,14 @@ class ProXTrainer(nnUNetTrainer):
         output = super().train_step(batch)
         self.training.end_step()
         if not math.isfinite(output["loss"]):
-            raise FloatingPointError(
-                f"the loss is {float(output['loss'])} in phase {self.training.phase.index} "
-                f"({self.training.phase.stage}), epoch {self.current_epoch}, step {step}, subnet {config}. "
-                f"No checkpoint was written since the last epoch that ended well; continue from it with --c, "
-                f"for example after lowering `learning_rate`."
-            )
+            raise FloatingPointError(self._not_finite("loss", f"step {step}, subnet {config}"))
         self._log.end_step(StepReport(config, self.loss.task, self.loss.distance))
         return output
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Log the epoch's losses and what it cost."""
         self._log.end_training(self.multiply_adds, self.batch_size)
+        self.optimizer.zero_grad(set_to_none=True)
         super().on_train_epoch_end(train_outputs)
 
     def validation_step(self, batch: dict) -> dict:
@@ -234,7 +222,13 @@ class ProXTrainer(nnUNetTrainer):
         return super().validation_step(batch)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        """Log the Dice of both."""
+        """Log the Dice of both.
+
+        Raises:
+            FloatingPointError: When a loss is not finite; the checkpoints on disk are as they were.
+        """
+        if not all(math.isfinite(output["loss"]) for output in val_outputs):
+            raise FloatingPointError(self._not_finite("validation loss", f"subnet {self.supernet.active}"))
         smallest = self._log.validated_smallest or val_outputs
         self._log.log("dice_smallest", dice_of(smallest), self.current_epoch)
         super().on_validation_epoch_end(val_outputs)
@@ -246,9 +240,7 @@ class ProXTrainer(nnUNetTrainer):
         super().on_epoch_end()
         phase_ended = self.current_epoch == self.schedule.first_epoch(phase) + phase.epochs
         if phase_ended:
-            self.save_checkpoint(
-                str(Path(self.output_folder, f"checkpoint_phase{phase.index}.pth")), ended=True
-            )
+            self.save_checkpoint(str(Path(self.output_folder, f"checkpoint_phase{phase.index}.pth")), ended=True)
         if phase_ended or self.current_epoch % self.settings.save_every == 0:
             self.save_checkpoint(str(Path(self.output_folder, "checkpoint_latest.pth")), ended=True)
 
@@ -261,11 +253,17 @@ class ProXTrainer(nnUNetTrainer):
             for name, config in self.validated.items():
                 subnet_checkpoint(final, config, name)
 
+    def _not_finite(self, what: str, where: str) -> str:
+        phase = self.training.phase
+        return (
+            f"the {what} is not finite in phase {phase.index} ({phase.stage}), epoch {self.current_epoch}, {where}. "
+            f"No checkpoint was written since the last epoch that ended well; continue from it with --c, for example "
+            f"after lowering `learning_rate`."
+        )
+
     @property
     def _log(self) -> ProgressLog:
         return self.logger.local_logger
-
-    # ------------------------------------------------------------------ checkpoints
 
     def save_checkpoint(self, filename: str, *, ended: bool = False) -> None:
         """Write nnU-Net's checkpoint with ours beside it, atomically; it holds no pickled objects.
@@ -277,19 +275,7 @@ class ProXTrainer(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             return
         self.supernet.activate(self.training.phase.space.largest())
-        content = {
-            "network_weights": self.supernet.state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-            "logging": self.logger.get_checkpoint(),
-            "_best_ema": self._best_ema,
-            "current_epoch": self.current_epoch + (0 if ended else 1),
-            "init_args": self.my_init_kwargs,
-            "trainer_name": type(self).__name__,
-            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
-            "prox": {"settings": self.settings.to_dict(), "training": self.training.state_dict()},
-        }
-        write_atomically(plain(content), filename)
+        write_atomically(checkpoint_of(self, self.current_epoch + (0 if ended else 1)), filename)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Continue a training: the checkpoint's settings hold.
@@ -304,8 +290,6 @@ class ProXTrainer(nnUNetTrainer):
         super().load_checkpoint(filename_or_checkpoint)
         self.training.load_state_dict(content["prox"]["training"])
         self._resumed = True
-
-    # ------------------------------------------------------------------ validation
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate each chosen subnet with nnU-Net's own evaluation, the largest last.
@@ -323,45 +307,6 @@ class ProXTrainer(nnUNetTrainer):
                 super().perform_actual_validation(save_probabilities)
             finally:
                 self.output_folder = folder
-
-
-def plan_training(settings: ProXSettings, planned: ConfigurationManager) -> tuple[SearchSpace, PhaseSchedule]:
-    """Fit the settings to the plans.
-
-    Raises:
-        NotImplementedError: When the configuration is the second stage of a cascade.
-        ValueError: When candidates, resolutions, epochs or names of subnets do not fit.
-    """
-    if planned.previous_stage_name is not None:
-        raise NotImplementedError(
-            "ProXTrainer does not train the second stage of a cascade; use 3d_fullres, 3d_lowres or 2d."
-        )
-    architecture = PlainConvUNetArchitecture.from_plans(planned, 1, 1, True)
-    space = settings.search_space((architecture.sections + 1) // 2)
-    check_resolutions(space.resolution, planned.patch_size, architecture.stride)
-    architecture.arch_kwargs_of(space.smallest())
-    for name in set(settings.validate) - {"middle"}:
-        try:
-            space.parse(name)
-        except ValueError as error:
-            raise ValueError(f"validate: {str(error).rstrip('.')}, and middle.") from error
-    return space, settings.phase_schedule(space)
-
-
-def build_supernet(
-    settings: ProXSettings,
-    plans_manager: PlansManager,
-    configuration_manager: ConfigurationManager,
-    num_input_channels: int,
-    num_output_channels: int,
-    enable_deep_supervision: bool = True,
-) -> Supernet:
-    """Build the supernet of a training; nnU-Net's ``build_network_architecture`` with the settings in front."""
-    architecture = PlainConvUNetArchitecture.from_plans(
-        configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-    )
-    torch.manual_seed(settings.seed)
-    return Supernet(architecture, plan_training(settings, configuration_manager)[0], growth=settings.growth)
 
 
 class _EpochScheduler:

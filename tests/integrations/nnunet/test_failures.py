@@ -30,7 +30,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(make
     trainer = make_trainer()
     poison(trainer, epoch=2, step=1)
     with pytest.raises(
-        FloatingPointError, match=r"the loss is nan in phase 2 \(width\), epoch 2, step 1, subnet d.*--c"
+        FloatingPointError, match=r"the loss is not finite in phase 2 \(width\), epoch 2, step 1, subnet d.*--c"
     ):
         trainer.run_training()
     content = read_safely(Path(trainer.output_folder, "checkpoint_latest.pth"))
