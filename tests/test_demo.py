@@ -317,3 +317,18 @@ def test_without_nnunet_the_command_names_the_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "prox_monai.demo", None)
     assert main(["demo"]) == 2
     assert 'this needs an extra: pip install "prox-monai[nnunet]"' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_on_real_data_the_family_is_good(data_folder, tmp_path):
+    """200 hippocampus cases: largest, smallest and the mean of 30 random subnets on unseen cases."""
+    run_demo(str(data_folder / "Task04_Hippocampus"), tmp_path / "demo")
+    rows = read_rows(tmp_path / "demo" / "subnets.jsonl")
+    named = {row["name"]: row for row in rows}
+    random = [row["dice"] for row in rows if row["name"].startswith("d")]
+    assert len(random) == 30
+    assert named["largest"]["dice"] >= 0.84
+    assert named["smallest"]["dice"] >= 0.78
+    assert sum(random) / len(random) >= 0.82
+    assert named["largest"]["macs"] >= 10 * named["smallest"]["macs"]
