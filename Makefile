@@ -14,8 +14,8 @@ help: ## list the targets
 test: $(INSTALLED) ## create the environment and run the default test suite
 	$(BIN)/python -m pytest
 
-demo: $(INSTALLED) ## train and deploy a small family into runs/demo; DATA=<Decathlon folder> or DATA=download for real data
-	$(BIN)/prox-monai demo $(if $(DATA),--data "$(DATA)") --output runs/demo
+demo: $(INSTALLED) ## train and deploy a small family into runs/demo (OUTPUT=<folder>); DATA=<Decathlon folder> or download
+	$(BIN)/prox-monai demo $(if $(DATA),--data "$(DATA)") $(if $(OUTPUT),--output "$(OUTPUT)")
 
 lint: $(INSTALLED) ## check style and format
 	$(BIN)/ruff check

@@ -13,11 +13,12 @@ import shutil
 from pathlib import Path
 from statistics import fmean
 
+from prox_monai.evaluation.multiply_adds import ALIASES
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN = "<!-- results: written by benchmarks/update_readme.py -->\n"
 END = "<!-- end of results -->\n"
-NAMED = ("smallest", "middle", "largest")
 
 
 def collect(run: Path) -> None:
@@ -44,7 +45,7 @@ def demo_table() -> list[str]:
     """Return the lines on the demo."""
     result = json.loads((RESULTS / "demo_hippocampus.json").read_text())
     rows = {row["name"]: row for row in result["subnets"]}
-    random = [row["dice"] for row in result["subnets"] if row["name"] not in NAMED and "/" not in row["name"]]
+    random = [row["dice"] for row in result["subnets"] if row["name"] not in ALIASES and "/" not in row["name"]]
     device, minutes = result["measured_on"], sum(result["minutes"].values())
     lines = [
         f"`{result['command']}`: MSD Task04 (200 cases, CC BY-SA 4.0), fold 0, {result['cases']} unseen cases, whole "
@@ -55,7 +56,7 @@ def demo_table() -> list[str]:
         "| subnet | name | parameters | multiply-adds | latency | mean Dice | anterior | posterior |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for name in NAMED:
+    for name in ALIASES:
         row = rows[name]
         cells = (
             name,

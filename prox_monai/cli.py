@@ -71,7 +71,9 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="FOLDER|download", help="Decathlon layout; synthetic if not given")
-    parser.add_argument("--output", default="runs/demo", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="default: runs/demo; a demo on other data there is moved to runs/demo-1"
+    )
     _device_argument(parser)
 
 
@@ -81,22 +83,23 @@ def _export_nnunet(arguments: argparse.Namespace) -> int:
         from prox_monai.integrations.nnunet.export import export_stock, stock_subnet
         from prox_monai.integrations.nnunet.trained import load_trained
 
-    model = load_trained(arguments.model, arguments.fold, arguments.checkpoint)
-    config = stock_subnet(model, arguments.subnet, approximate=arguments.approximate)
-    row = unseen.describe(model, config)
+    folds = tuple(dict.fromkeys(arguments.fold))
+    models = [load_trained(arguments.model, fold, arguments.checkpoint) for fold in folds]
+    config = stock_subnet(models[0], arguments.subnet, approximate=arguments.approximate)
+    row, dice = unseen.describe(models[0], config), {}
     if arguments.approximate:
-        row["dice"] = unseen.dice_at_full_resolution(model, config, os.environ)
-    destination = export_stock(model, config, arguments.output)
+        dice = {model.fold: unseen.dice_at_full_resolution(model, config, os.environ) for model in models}
+    destination = export_stock(models, config, arguments.output)
     cost = f"{row['parameters']:,} parameters, {row['macs'] / 1e9:.2f} GMAC per patch"
     print(f"{config} is in {destination}: {cost}.")
-    if arguments.approximate:
-        print(f"Dice {row['dice']:.3f} at resolution 1, on the reporting half of fold {model.fold}.")
-    print(_predict_line(destination, model.fold))
+    for fold, value in dice.items():
+        print(f"Dice {value:.3f} at resolution 1, on the reporting half of fold {fold}.")
+    print(_predict_line(destination, *folds))
     return 0
 
 
 def _export_nnunet_arguments(parser: argparse.ArgumentParser) -> None:
-    _model_arguments(parser)
+    _model_arguments(parser, several_folds=True)
     parser.add_argument("--subnet", required=True, metavar="NAME", help=_SUBNET)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="new folder, or an empty one")
     parser.add_argument("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="default: %(default)s")
@@ -121,9 +124,12 @@ def _select(arguments: argparse.Namespace) -> int:
     model = load_trained(arguments.model, arguments.fold)
     config = model.multiply_adds().find(arguments.subnet)
     source = model.folder / f"fold_{model.fold}" / "checkpoint_final.pth"
-    target = subnet_checkpoint(source, config, name)
+    target = source.with_name(f"checkpoint_{name}.pth")
+    if target.exists() and (there := load_trained(model.folder, model.fold, target.name).supernet.active) != config:
+        raise FileExistsError(f"{target} holds the subnet {there}, not {config}; give another name with --as.")
+    subnet_checkpoint(source, config, name)
     print(f"{config} is in {target}; with ProXTrainer installed:")
-    print(_predict_line(model.folder, model.fold, f" -chk {target.name}"))
+    print(_predict_line(model.folder, model.fold, options=f" -chk {target.name}"))
     return 0
 
 
@@ -137,6 +143,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     with _extra("nnunet"):
         from tqdm import tqdm
 
+        from prox_monai.evaluation.multiply_adds import ALIASES
         from prox_monai.integrations.nnunet import unseen
         from prox_monai.integrations.nnunet.trained import load_trained
         from prox_monai.search.table import rows_table
@@ -144,8 +151,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     device = unseen.choose_device(arguments.device)
     model = load_trained(arguments.model, arguments.fold)
     costs, rng = model.multiply_adds(), random.Random(arguments.seed)
-    named = [(name, costs.find(name)) for name in arguments.subnets]
-    drawn = (model.supernet.space.sample(rng) for _ in range(arguments.random))
+    named = [(name, costs.find(name)) for name in (ALIASES if arguments.subnets is None else arguments.subnets)]
+    drawn = (model.space.sample(rng) for _ in range(arguments.random))
     named += [(config.name, config) for config in drawn]
     preprocessed = unseen.preprocessed_folder(model, os.environ)
     rows = unseen.evaluate_trained(model, named, preprocessed, arguments.output, half=arguments.half, device=device)
@@ -155,9 +162,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     _model_arguments(parser)
-    aliases = ["smallest", "middle", "largest"]
-    parser.add_argument("--subnets", nargs="*", default=aliases, metavar="NAME", help="default: " + " ".join(aliases))
-    parser.add_argument("--random", type=int, default=0, metavar="N", help="random subnets besides")
+    parser.add_argument("--subnets", nargs="*", metavar="NAME", help="default: smallest middle largest")
+    parser.add_argument("--random", type=_count, default=0, metavar="N", help="random subnets besides")
     parser.add_argument("--seed", type=int, default=0, help="of the random subnets, default: %(default)s")
     parser.add_argument("--output", required=True, metavar="FILE", help="JSON lines; subnets it holds are not redone")
     parser.add_argument(
@@ -173,18 +179,31 @@ _EXAMPLE = "$nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_
 _SUBNET = "for example d2.2.1-w.5-k3-r1, or smallest, middle, largest"
 
 
-def _model_arguments(parser: argparse.ArgumentParser) -> None:
+def _model_arguments(parser: argparse.ArgumentParser, *, several_folds: bool = False) -> None:
     parser.add_argument("model", metavar="MODEL_FOLDER", help="nnU-Net's folder <trainer>__<plans>__<configuration>")
-    parser.add_argument("--fold", default=0, type=lambda text: text if text == "all" else int(text))
+    if several_folds:
+        parser.add_argument("--fold", nargs="+", default=[0], type=_fold, help="one or more, default: 0")
+    else:
+        parser.add_argument("--fold", default=0, type=_fold, help="default: %(default)s")
+
+
+def _fold(text: str) -> int | str:
+    return text if text == "all" else _count(text, "all, or ")
+
+
+def _count(text: str, other: str = "") -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be {other}an integer >= 0, got {text!r}.")
+    return int(text)
 
 
 def _device_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
 
 
-def _predict_line(folder: Path, fold: int | str, options: str = "") -> str:
-    model = shlex.quote(str(folder))
-    return f"  nnUNetv2_predict_from_modelfolder -m {model} -f {fold}{options} -i IMAGES -o PREDICTIONS"
+def _predict_line(folder: Path, *folds: int | str, options: str = "") -> str:
+    model, listed = shlex.quote(str(folder)), " ".join(map(str, folds))
+    return f"  nnUNetv2_predict_from_modelfolder -m {model} -f {listed}{options} -i IMAGES -o PREDICTIONS"
 
 
 @contextmanager

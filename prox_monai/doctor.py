@@ -20,7 +20,8 @@ from prox_monai.plugin_files import plugin_folder
 
 DISTRIBUTIONS = ("torch", "nnunetv2", "monai", "setuptools")
 GIB = 2**30
-RESULTS_GIB = 5  # checkpoints of the phases and of the subnets, and the validation's segmentations
+RESULTS_GIB = 20  # checkpoints and validation of a usual plan (30 M parameters, kernels of 5^3) take about 15
+_EXTRA = 'pip install "prox-monai[nnunet]"'
 
 
 class Level(StrEnum):
@@ -131,7 +132,8 @@ def check_trainer(environment: Environment) -> Finding:
         environment.find_trainer()
     except Exception as error:  # nnU-Net imports whatever lies in those folders, which can raise anything
         message = f"nnU-Net finds no ProXTrainer in {value}: {type(error).__name__}: {error}"
-        return Finding(name, Level.FAIL, message, check_nnunet(environment).mend or mend)
+        missing = _EXTRA if isinstance(error, ModuleNotFoundError) else ""
+        return Finding(name, Level.FAIL, message, check_nnunet(environment).mend or missing or mend)
     return Finding(name, Level.OK, f"ProXTrainer found in {ours}")
 
 
@@ -161,12 +163,21 @@ def check_disk(environment: Environment) -> Finding:
 
 
 def check_settings(environment: Environment) -> Finding:
-    """The settings file that ``PROX_CONFIG`` names."""
+    """The settings file that ``PROX_CONFIG`` names, read as ``ProXTrainer`` will where nnU-Net is installed."""
     value = environment.variables.get("PROX_CONFIG")
     if not value:
         return Finding("PROX_CONFIG", Level.OK, "not set; ProXTrainer's own settings are used")
     if not Path(value).is_file():
         return Finding("PROX_CONFIG", Level.FAIL, f"{value} is not a file", "unset PROX_CONFIG")
+    if "nnunetv2" in environment.versions:
+        try:
+            from prox_monai.integrations.nnunet.settings import ProXSettings, resolve_settings
+
+            resolve_settings(ProXSettings(), environment.variables)
+        except ModuleNotFoundError as error:
+            return Finding("PROX_CONFIG", Level.FAIL, f"{value} cannot be read: {error}", _EXTRA)
+        except (ValueError, OSError) as error:
+            return Finding("PROX_CONFIG", Level.FAIL, " ".join(str(error).split()), f'"${{EDITOR:-vi}}" "{value}"')
     return Finding("PROX_CONFIG", Level.OK, value)
 
 

@@ -80,6 +80,28 @@ def test_wrong_usage(argv, capsys):
     assert ": error: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--fold", "one"], "argument --fold: must be all, or an integer >= 0, got 'one'."),
+        (["--fold", "-1"], "argument --fold: must be all, or an integer >= 0, got '-1'."),
+        (["--random", "-3"], "argument --random: must be an integer >= 0, got '-3'."),
+    ],
+)
+def test_what_is_no_number_is_refused(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "model", "--output", "rows.jsonl", *arguments])
+    assert said in capsys.readouterr().err
+
+
+def test_folds():
+    parse = build_parser().parse_args
+    assert parse(["select", "model", "--subnet", "largest", "--fold", "all"]).fold == "all"
+    export = ["export", "nnunet", "model", "--subnet", "largest", "--output", "stock"]
+    assert parse(export).fold == [0]
+    assert parse([*export, "--fold", "0", "1"]).fold == [0, 1]
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])

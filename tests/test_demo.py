@@ -127,6 +127,49 @@ def test_other_data_are_refused(finished, data):
         tiny(None, finished.output)
 
 
+@pytest.fixture
+def begin(tmp_path, monkeypatch):
+    """Begin a demonstration in the default folder; it stops before nnU-Net plans."""
+
+    def stop(*arguments, **options):
+        raise RuntimeError("stopped before planning")
+
+    def run_default(data: str | None) -> None:
+        with pytest.raises(RuntimeError, match="before planning"):
+            run_demo(data, None, "cpu", cases=6)
+
+    monkeypatch.setattr(run, "run_stock", stop)
+    monkeypatch.chdir(tmp_path)
+    return run_default
+
+
+@pytest.mark.parametrize("synthetic_first", [True, False])
+def test_a_demo_on_other_data_in_the_default_folder_is_moved_aside(begin, data, tmp_path, caplog, synthetic_first):
+    first, second = (None, str(data)) if synthetic_first else (str(data), None)
+    begin(first)
+    begin(first)
+    assert not Path("runs/demo-1").exists()
+    with caplog.at_level(logging.INFO, "prox_monai"):
+        begin(second)
+    said = "synthetic data" if synthetic_first else str(data)
+    assert f"The demo on {said} that was in runs/demo is now in runs/demo-1." in caplog.messages
+    recorded = [json.loads(Path(name, "demo.json").read_text())["data"] for name in ("runs/demo-1", "runs/demo")]
+    assert recorded == [name or "synthetic data" for name in (first, second)]
+    images = list(Path("runs/demo-1/nnUNet_raw").glob("Dataset*/imagesTr/*"))
+    origin = tmp_path / "runs" / "demo-1" if synthetic_first else data
+    assert len(images) == (6 if synthetic_first else 10)
+    assert all(image.resolve(strict=True).is_relative_to(origin.resolve()) for image in images)
+    begin(first)
+    assert Path("runs/demo-2").exists()
+
+
+def test_a_mistyped_folder_moves_nothing(begin, tmp_path):
+    begin(None)
+    with pytest.raises(ValueError, match="no_such is not a folder"):
+        run_demo(str(tmp_path / "no_such"), None, "cpu")
+    assert [path.name for path in Path("runs").iterdir()] == ["demo"]
+
+
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(FileExistsError, match=r"holds thesis.tex and no demo.json; give an --output of its own"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections import namedtuple
 from dataclasses import replace
 from functools import partial
@@ -151,7 +152,7 @@ def test_trainer_search_fails(good):
     assert finding.level is Level.FAIL
     assert "finds no ProXTrainer" in finding.message
     assert finding.message.endswith("ModuleNotFoundError: No module named 'theirs'")
-    assert finding.mend == 'export nnUNet_extTrainer="$(prox-monai nnunet-path)"'
+    assert finding.mend == 'pip install "prox-monai[nnunet]"'
 
 
 def test_trainer_search_fails_because_nnunet_is_old(good):
@@ -188,12 +189,12 @@ def test_each_of_the_three_folders_is_checked():
     }
 
 
-@pytest.mark.parametrize(("gib", "level"), [(4.9, Level.WARN), (5.1, Level.OK)])
+@pytest.mark.parametrize(("gib", "level"), [(19.9, Level.WARN), (20.1, Level.OK)])
 def test_free_disk(good, gib, level, monkeypatch):
     free_space(monkeypatch, gib)
     finding = check_disk(good)
     assert finding.level is level
-    assert finding.message.startswith(f"{gib:.1f} GiB" if level is Level.WARN else "5 GiB")
+    assert finding.message.startswith(f"{gib:.1f} GiB" if level is Level.WARN else "20 GiB")
 
 
 def test_settings_file(good, tmp_path):
@@ -202,6 +203,34 @@ def test_settings_file(good, tmp_path):
     assert (finding.level, finding.message) == (Level.FAIL, f"{path} is not a file")
     path.touch()
     assert check_settings(with_variables(good, PROX_CONFIG=str(path))).level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kernel: [4]", "kernel must be a list of odd integers, got (4,)."),
+        ("epoch: 3", "unknown field 'epoch' (did you mean 'epochs'?)"),
+        ("depth: [1\nwidth: [", "is not valid YAML"),
+    ],
+)
+def test_settings_are_read_as_the_trainer_will(good, tmp_path, text, said):
+    pytest.importorskip("yaml")
+    path = tmp_path / "prox.yaml"
+    path.write_text(text)
+    environment = with_variables(good, PROX_CONFIG=str(path))
+    finding = check_settings(environment)
+    assert (finding.level, finding.mend) == (Level.FAIL, f'"${{EDITOR:-vi}}" "{path}"')
+    assert finding.message.startswith(str(path))
+    assert said in finding.message
+    assert "\n" not in finding.message
+    assert check_settings(with_versions(environment, nnunetv2=None)).level is Level.OK
+
+
+def test_settings_cannot_be_read_without_yaml(good, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prox_monai.integrations.nnunet.settings", None)
+    (tmp_path / "prox.yaml").touch()
+    finding = check_settings(with_variables(good, PROX_CONFIG=str(tmp_path / "prox.yaml")))
+    assert (finding.level, finding.mend) == (Level.FAIL, 'pip install "prox-monai[nnunet]"')
 
 
 def test_gpu(good):

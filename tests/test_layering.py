@@ -35,7 +35,7 @@ LAYERS = {
     "integrations.nnunet": BELOW_HOSTS,
     "integrations.monai": BELOW_HOSTS,
     "integrations.auto3dseg": BELOW_HOSTS | {"integrations.monai"},
-    "doctor": {"plugin_files"},
+    "doctor": {"plugin_files", "integrations.nnunet"},
     "demo": BELOW_HOSTS | {"integrations.nnunet"},
     "cli": BELOW_HOSTS | INTEGRATIONS | {"doctor", "demo"},
     "": SUPERNETS,

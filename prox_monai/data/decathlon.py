@@ -20,6 +20,8 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
+from prox_monai.data.complete import complete_folder
+
 logger = logging.getLogger(__name__)
 
 MAX_LISTED_PROBLEMS = 10
@@ -122,17 +124,14 @@ def to_nnunet_raw(dataset: DecathlonDataset, destination: str | PathLike[str], d
     destination = Path(destination)
     for existing in destination.glob(f"Dataset{dataset_id:03d}_*"):
         raise FileExistsError(f"{existing} exists and is not overwritten; remove it or take another id.")
-    destination.mkdir(parents=True, exist_ok=True)
     target = destination / f"Dataset{dataset_id:03d}_{re.sub(r'[^0-9A-Za-z]+', '_', dataset.name)}"
-    with tempfile.TemporaryDirectory(prefix=".partial_", dir=destination) as temporary:
-        partial = Path(temporary) / target.name
+    with complete_folder(target) as partial:
         for folder in ("imagesTr", "labelsTr"):
             (partial / folder).mkdir(parents=True)
         for identifier, image, label in dataset.cases:
             _write_image(image, partial / "imagesTr", identifier)
             _write_label(label, partial / "labelsTr" / f"{identifier}.nii.gz", dataset.labels)
         (partial / "dataset.json").write_text(json.dumps(_nnunet_json(dataset), indent=1), encoding="utf-8")
-        partial.rename(target)
     return target
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -31,10 +32,12 @@ class Record:
             if self._content["data"] != data:
                 raise ValueError(
                     f"{folder} holds a demo on {self._content['data']}, this one is on {data}; "
-                    f"give another --output, or remove the folder."
+                    f"give another --output (make demo OUTPUT=...), or remove the folder."
                 )
         elif folder.exists() and (foreign := sorted({path.name for path in folder.iterdir()} - {"data"})):
-            raise FileExistsError(f"{folder} holds {foreign[0]} and no demo.json; give an --output of its own.")
+            raise FileExistsError(
+                f"{folder} holds {foreign[0]} and no demo.json; give an --output of its own (make demo OUTPUT=...)."
+            )
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -72,3 +75,17 @@ class Record:
         partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(self._content, indent=1))
         partial.replace(self._path)
+
+
+def set_aside(folder: Path, data: str) -> None:
+    """Move a demonstration on other data, finished or begun, to the first free ``<folder>-<number>``."""
+    path = folder / "demo.json"
+    if not path.exists() or (other := json.loads(path.read_text())["data"]) == data:
+        return
+    free = (folder.with_name(f"{folder.name}-{number}") for number in count(1))
+    before, aside = folder.resolve(), folder.rename(next(path for path in free if not path.exists()))
+    for link in filter(Path.is_symlink, aside.rglob("*.nii.gz")):
+        if (target := link.readlink()).is_relative_to(before):  # data that the demonstration made itself
+            link.unlink()
+            link.symlink_to(aside.resolve() / target.relative_to(before))
+    logger.info("The demo on %s that was in %s is now in %s.", other, folder, aside)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -23,10 +20,12 @@ from prox_monai.data import (
     to_nnunet_raw,
     write_synthetic_decathlon,
 )
+from prox_monai.data.complete import complete_folder
 from prox_monai.demo.pictures import draw_case
-from prox_monai.demo.record import Record
+from prox_monai.demo.record import Record, set_aside
 from prox_monai.demo.stock import TrainingProgress, run_stock
 from prox_monai.demo.summary import model_folder, summary
+from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.integrations.nnunet.export import export_stock, stock_subnet
 from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
@@ -37,16 +36,16 @@ from prox_monai.space import SubnetConfig
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_OUTPUT = "runs/demo"
 DOWNLOAD = "download"
 TASK = "Task04_Hippocampus"
-ALIASES = ("smallest", "middle", "largest")
 MIN_CASES = 6  # fewer would leave the first of five folds less than one unseen case to tune on and one to report
 SYNTHETIC = "The data are SYNTHETIC, made by prox_monai: the figures say nothing about patients."
 
 
 def run_demo(
     data: str | None = None,
-    output: str | Path = "runs/demo",
+    output: str | Path | None = None,
     device: str = "auto",
     *,
     settings: str | None = None,
@@ -58,7 +57,8 @@ def run_demo(
     Args:
         data: a folder in the Decathlon layout; ``download`` for the official hippocampus data; None for
             synthetic data.
-        output: where everything goes; a run that was broken off there goes on.
+        output: where everything goes; a run that was broken off there goes on. If not given it is ``runs/demo``,
+            and a demonstration on other data there is first moved to ``runs/demo-1`` (or ``-2``, ...).
         device: ``cpu``, ``cuda`` or ``auto``.
         settings: YAML text for ``ProXTrainer``; that of the package if not given.
         cases: number of synthetic cases.
@@ -72,7 +72,12 @@ def run_demo(
         FileExistsError: When ``output`` holds something else.
         RuntimeError: When a command of nnU-Net fails, or the data cannot be downloaded.
     """
-    demo = Demo(data, Path(output), choose_device(device), cases, subnets)
+    folder = Path(output or DEFAULT_OUTPUT)
+    demo = Demo(data, folder, choose_device(device), cases, subnets)
+    if output is None:
+        if data not in (None, DOWNLOAD):
+            read_decathlon(data)  # a folder that was mistyped moves nothing
+        set_aside(folder, demo.source)
     record = Record(demo.output, demo.source)
     if demo.synthetic:
         logger.info("%s Give --data for real ones.", SYNTHETIC)
@@ -91,9 +96,7 @@ def run_demo(
         ("8/8 draw", demo.output / "prediction.png", demo.draw),
     ):
         record.do(title, result, step)
-    return summary(
-        Path(output), demo.rows, record.seconds, title=demo.title, warning=SYNTHETIC if demo.synthetic else ""
-    )
+    return summary(folder, demo.rows, record.seconds, title=demo.title, warning=SYNTHETIC if demo.synthetic else "")
 
 
 class Demo:
@@ -116,14 +119,12 @@ class Demo:
         self.source = {None: "synthetic data", DOWNLOAD: f"the downloaded {TASK}"}.get(data, str(self.folder))
         self._cases, self._subnets = cases, subnets
 
-    # ------------------------------------------------------------------ steps
-
     def prepare(self) -> None:
         """Make, download or check the data."""
         if self._download:
             download_decathlon(TASK, self.folder.parent)
         elif self.synthetic and not self.folder.exists():
-            with self._complete(self.folder) as partial:
+            with complete_folder(self.folder) as partial:
                 write_synthetic_decathlon(partial, cases=self._cases)
         check_decathlon(self.dataset)
         if len(self.dataset.cases) < MIN_CASES:
@@ -188,8 +189,7 @@ class Demo:
         for alias in ALIASES:
             target = self.output / "stock" / alias
             if not target.exists():
-                with self._complete(target) as partial:
-                    export_stock(self.model, stock_subnet(self.model, alias), partial)
+                export_stock([self.model], stock_subnet(self.model, alias), target)
 
     def predict(self) -> None:
         """Predict the unseen case of median Dice with the stock command and a stock model folder."""
@@ -220,8 +220,6 @@ class Demo:
         case = self._shown_case
         predicted = self.output / "prediction" / f"{case}.nii.gz"
         draw_case(self.dataset, case, self._raw, predicted, self.output / "prediction.png")
-
-    # ------------------------------------------------------------------ what they share
 
     @cached_property
     def dataset(self) -> DecathlonDataset:
@@ -272,7 +270,7 @@ class Demo:
 
     def _named(self) -> list[tuple[str, SubnetConfig]]:
         """The subnets to evaluate; what is exported is among them, if it is not its alias itself."""
-        costs, space = self.model.multiply_adds(), self.model.supernet.space
+        costs, space = self.model.multiply_adds(), self.model.space
         named = [(alias, costs.find(alias)) for alias in ALIASES]
         named += [(f"stock/{alias}", stock_subnet(self.model, alias)) for alias in ALIASES]
         rng = random.Random("demo")
@@ -287,12 +285,3 @@ class Demo:
             Path(folder).mkdir(exist_ok=True)
         variables |= folders | {"nnUNet_def_n_proc": "2"}
         run_stock(command, arguments, self.output / "logs" / f"{log}.log", variables, *show)
-
-    @contextmanager
-    def _complete(self, target: Path) -> Iterator[Path]:
-        """A folder to fill, which becomes the target when it is complete."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial_", dir=target.parent) as temporary:
-            partial = Path(temporary) / target.name
-            yield partial
-            partial.rename(target)

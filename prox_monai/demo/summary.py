@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.search.table import rows_table
 
-_NAMED = ("smallest", "middle", "largest", "stock/")
+_NAMED = (*ALIASES, "stock/")
 
 
 def summary(

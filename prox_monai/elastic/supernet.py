@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from prox_monai.elastic.architecture import Architecture
-from prox_monai.elastic.extra_state import describe_state, encode_state
+from prox_monai.elastic.extra_state import ExtraState
 from prox_monai.elastic.freeze import Freeze
 from prox_monai.elastic.growth import Growth, initialise
 from prox_monai.elastic.resolution import AtResolution, at_resolution
@@ -51,6 +51,11 @@ class Supernet(nn.Module):
                 self.get_buffer(_key(name)).copy_(buffer)
 
     @property
+    def opened_depth(self) -> int:
+        """The depth up to which blocks hold something that was learnt, or are being trained."""
+        return self._opened_depth
+
+    @property
     def active(self) -> SubnetConfig:
         """Configuration of the subnet that ``forward`` runs."""
         return self._active
@@ -79,17 +84,20 @@ class Supernet(nn.Module):
         """Return the shape of each parameter of a subnet."""
         return {name: extent.shape for name, extent in self._skeleton(config).parameters.items()}
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Group the parameters for an optimizer: a ``scale`` of the learning rate for each.
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Group the parameters for an optimizer, each group with its ``lr`` and its ``scale`` of the learning rate.
 
         A kernel ring adds many taps at once; under Adam, which moves every weight alike, they would drown the core
-        that they surround. Rings learn at the share of the core's taps in the kernel that they complete.
+        that they surround. Rings learn at the share of the core's taps in the kernel that they complete. A loop that
+        changes the learning rate multiplies it by a group's ``scale``.
         """
         groups: dict[float, list[nn.Parameter]] = {}
         for shells in self.tensors.values():
             for cell in shells.grid.cells():
                 groups.setdefault(shells.grid.core_share(cell), []).append(shells.cell(cell))
-        return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
+        return [
+            {"params": parameters, "lr": learning_rate * scale, "scale": scale} for scale, parameters in groups.items()
+        ]
 
     def train(self, mode: bool = True) -> Supernet:
         """Set training or evaluation mode."""
@@ -127,12 +135,17 @@ class Supernet(nn.Module):
             self._shells(name).write(extent, state[name])
         for name, view in self._buffer_views(skeleton).items():
             view.copy_(state[name])
+        self.mark_opened(max(config.depths))
+
+    def mark_opened(self, depth: int) -> None:
+        """Say that blocks up to a depth hold something that was learnt, or are about to be trained."""
+        self._opened_depth = max(self._opened_depth, depth)
 
     def open_depth(self, depth: int) -> None:
         """Let the blocks that a depth adds to the candidate before it continue what stands before them.
 
         Called when the depth is opened, the new blocks start from what the old ones have learnt by then, so that
-        deeper subnets start close to the shallower ones they grow from.
+        deeper subnets start close to the shallower ones they grow from. What the new blocks held is lost.
 
         Raises:
             ValueError: When the depth is not a candidate, or the smallest.
@@ -160,15 +173,18 @@ class Supernet(nn.Module):
         grown = Supernet(self.architecture, space, growth=self.growth).to(self._like)
         grown.absorb(largest, _without_resolution(self.extract(largest)))
         grown.activate(self._active)
+        grown._opened_depth = self._opened_depth
         return grown.train(self.training)
 
     def get_extra_state(self) -> Tensor:
         """Encode space and active subnet as bytes of fixed length, so that a state dict describes itself."""
-        return encode_state(self.space, self._active)
+        return ExtraState(self.space, self._active, self._opened_depth).encode()
 
     def set_extra_state(self, state: Tensor) -> None:
         """Activate the subnet that was active when the state was saved."""
-        self.activate(describe_state(state)[1])
+        described = ExtraState.decode(state)
+        self.activate(described.active)
+        self._opened_depth = described.opened_depth
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
         """Load a state dict; the supernet first takes on the search space that the state describes.
@@ -176,11 +192,12 @@ class Supernet(nn.Module):
         Where that is another space the parameters are new ones, and an optimizer of the old ones is of no use.
         """
         if "_extra_state" in state_dict:
-            space, _ = describe_state(state_dict["_extra_state"])
+            space = ExtraState.decode(state_dict["_extra_state"]).space
             if space != self.space:
                 like, training = self._like, self.training
-                self._allocate(space)
-                self.to(like).train(training)
+                with torch.inference_mode(False):  # a predictor may load while it predicts
+                    self._allocate(space)
+                    self.to(like).train(training)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -238,14 +255,14 @@ class Supernet(nn.Module):
 
     def _allocate(self, space: SearchSpace) -> None:
         """Create zero cells for every candidate of the space."""
-        largest = space.largest()
         depth, kernel = space.depth[-1], space.kernel[-1]
         candidates = [(w, kernel) for w in space.width] + [(space.width[-1], k) for k in space.kernel]
         skeletons = [
             build_skeleton(self.architecture, SubnetConfig.uniform(space.sections, depth, *candidate))
             for candidate in candidates
         ]
-        self.space, self._active, self._freeze = space, largest, Freeze()
+        self.space, self._active, self._freeze = space, space.largest(), Freeze()
+        self._opened_depth = space.depth[0]
         self._skeletons: dict[tuple[SectionConfig, ...], Skeleton] = {}
         self._assembled: tuple[Any, dict[str, Tensor]] | None = None
         self.tensors = nn.ModuleDict()

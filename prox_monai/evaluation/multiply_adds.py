@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from prox_monai.elastic import Supernet, scaled_size
-from prox_monai.space import SubnetConfig
+from prox_monai.space import SearchSpace, SubnetConfig
+
+ALIASES = ("smallest", "middle", "largest")
 
 
 class MultiplyAdds:
@@ -23,10 +25,12 @@ class MultiplyAdds:
     Args:
         supernet: where the subnets come from.
         input_shape: ``(C, *spatial)`` at resolution 1.
+        space: the subnets to find by name, if not all of the supernet's.
     """
 
-    def __init__(self, supernet: Supernet, input_shape: Sequence[int]) -> None:
+    def __init__(self, supernet: Supernet, input_shape: Sequence[int], space: SearchSpace | None = None) -> None:
         self.supernet = supernet
+        self.space = space or supernet.space
         channels, *size = input_shape
         self._voxels = {
             resolution: _voxels_per_weight(
@@ -36,7 +40,12 @@ class MultiplyAdds:
         }
 
     def __call__(self, config: SubnetConfig) -> int:
-        """Return the multiply-adds of a subnet."""
+        """Return the multiply-adds of a subnet.
+
+        Raises:
+            ValueError: When the subnet is not in the supernet's search space.
+        """
+        self.supernet.space.check(config)
         voxels = self._voxels[config.resolution]
         shapes = self.supernet.parameter_shapes(config)
         return sum(math.prod(shape) * voxels[name] for name, shape in shapes.items() if name in voxels)
@@ -44,7 +53,7 @@ class MultiplyAdds:
     def middle(self) -> SubnetConfig:
         """Return the ``middle`` subnet: of the uniform ones at full resolution, the one whose multiply-adds are
         nearest to the geometric mean of the smallest's and the largest's."""
-        space = self.supernet.space
+        space = self.space
         target = (math.log(self(space.smallest())) + math.log(self(space.largest()))) / 2
         uniform = (
             SubnetConfig.uniform(space.sections, depth, width, kernel, space.resolution[-1])
@@ -63,7 +72,7 @@ class MultiplyAdds:
         if name == "middle":
             return self.middle()
         try:
-            return self.supernet.space.parse(name)
+            return self.space.parse(name)
         except ValueError as error:
             raise ValueError(f"{str(error).rstrip('.')}, and middle.") from error
 

@@ -32,7 +32,7 @@ def evaluate_subnets(
     device: str = "cpu",
     repeats: int = 5,
 ) -> Iterator[dict[str, Any]]:
-    """Evaluate subnets and append a row each to a JSON-lines file; yields the rows, old ones included.
+    """Evaluate subnets and append a row each to a JSON-lines file; yields the rows, old ones under the name asked for.
 
     A row holds ``name``, ``key`` (canonical name), ``model``, ``config``, ``parameters``, ``macs`` (multiply-adds per
     patch), ``latency_ms`` (median of batch 1, with quartiles, device, threads and version of torch), ``dice`` (mean
@@ -51,14 +51,12 @@ def evaluate_subnets(
     Raises:
         ValueError: When the table holds rows of another model.
     """
-    done = {row["key"]: row for row in read_rows(path)}
-    if others := {row["model"] for row in done.values()} - {model}:
-        raise ValueError(f"{path} holds rows of another model ({sorted(others)[0]}, not {model}); give another file.")
+    done = {row["key"]: row for row in read_rows(path, model)}
     supernet = costs.supernet
     for name, config in named:
         key = supernet.architecture.canonical(config).name
         if key in done:
-            yield done[key]
+            yield done[key] | {"name": name}
             continue
         network = supernet.extract(config).eval()
         time = latency(network, input_shape, device=device, repeats=repeats, warmup=2)
@@ -84,8 +82,16 @@ def evaluate_subnets(
         yield row
 
 
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of a table; a last line that was cut off is left out, and said so."""
+def read_rows(path: str | Path, model: str | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a table; a last line that was cut off is left out, and said so.
+
+    Args:
+        path: the table; there are no rows where there is none.
+        model: what the rows must be of, if given.
+
+    Raises:
+        ValueError: When another line is not a row, or the table holds rows of another model.
+    """
     path = Path(path)
     if not path.exists():
         return []
@@ -99,6 +105,8 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
                 raise ValueError(f"{path}, line {number} is not a row: {line[:80]!r}.") from None
             logger.warning("%s: the last row was cut off and is evaluated again.", path)
             path.write_text("".join(f"{good}\n" for good in lines[:-1]))
+    if model is not None and (others := {row["model"] for row in rows} - {model}):
+        raise ValueError(f"{path} holds rows of another model ({min(others)}, not {model}); give another file.")
     return rows
 
 

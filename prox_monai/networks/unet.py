@@ -54,6 +54,9 @@ class UNet(nn.Module):
         norm: ``"instance"`` or ``"batch"``.
         deep_supervision: whether ``forward`` returns the logits of every decoder level. All heads exist
             either way, so that names do not depend on it; the attribute may be set on a built network.
+
+    Raises:
+        ValueError: When ``spatial_dims`` is not 2 or 3, a kernel is even, or ``norm`` is not a known one.
     """
 
     def __init__(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.search.pareto import pareto_front
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
     Volume = np.ndarray[tuple[int, int, int], np.dtype[Any]]
 
-_ALIASES = ("smallest", "middle", "largest")
 _MARKERS = "osD^v"
 _OVERLAYS = ("#e6550d", "#2c7fb8", "#31a354", "#756bb1", "#e7ba52", "#d6616b")
 _PLANES = (  # name, axis that is cut, letters at the left, right, bottom and top of the slice
@@ -58,7 +59,7 @@ def pareto_picture(rows: Sequence[Mapping[str, Any]], path: str | Path, *, title
     widths = [fmean(row["config"]["width"]) for row in rows]
     norm = Normalize(min(widths), max(widths))
     resolutions = sorted({row["config"]["resolution"] for row in rows})
-    for marker, resolution in zip(_MARKERS, resolutions, strict=False):
+    for marker, resolution in zip(cycle(_MARKERS), resolutions, strict=False):
         chosen = [i for i, row in enumerate(rows) if row["config"]["resolution"] == resolution]
         points = axes.scatter(
             [latency[i] for i in chosen],
@@ -145,7 +146,7 @@ def _figure(width: float, height: float) -> Figure:
 def _name_points(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     middle = fmean((min(row["latency_ms"] for row in rows), max(row["latency_ms"] for row in rows)))
     for row in rows:
-        if row["name"] in _ALIASES:
+        if row["name"] in ALIASES:
             right = row["latency_ms"] > middle
             axes.annotate(
                 f"{row['name']} {row['dice']:.3f}",

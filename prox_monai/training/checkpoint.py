@@ -26,10 +26,7 @@ from prox_monai.training.progressive import ProgressiveTraining
 FORMAT = "prox_monai/supernet"
 VERSION = 1
 
-_ARCHITECTURES = {
-    "unet": "prox_monai.networks.unet:UNetArchitecture",
-    "plain_conv_unet": "prox_monai.integrations.nnunet.architecture:PlainConvUNetArchitecture",
-}
+_ARCHITECTURES = {"unet": "prox_monai.networks.unet:UNetArchitecture"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +69,7 @@ def save_checkpoint(path: str | Path, supernet: Supernet, training: ProgressiveT
         "format": FORMAT,
         "version": VERSION,
         "architecture": architecture_to_dict(supernet.architecture),
+        "growth": supernet.growth,
         "space": supernet.space.to_dict(),
         "schedule": None if training is None else training.schedule.to_dict(),
         "supernet": supernet.state_dict(),
@@ -97,7 +95,7 @@ def load_checkpoint(path: str | Path, *, expected: Architecture | None = None) -
     architecture = architecture_from_dict(content["architecture"])
     if expected is not None and architecture != expected:
         raise ValueError(f"{path} holds a checkpoint of {architecture}, expected {expected}.")
-    supernet = Supernet(architecture, SearchSpace.from_dict(content["space"]))
+    supernet = Supernet(architecture, SearchSpace.from_dict(content["space"]), growth=content["growth"])
     supernet.load_state_dict(content["supernet"])
     schedule = content["schedule"]
     return Checkpoint(supernet, None if schedule is None else PhaseSchedule.from_dict(schedule), content["training"])
@@ -168,13 +166,16 @@ def architecture_from_dict(data: Mapping[str, Any]) -> Architecture:
         ValueError: When its name is not registered.
     """
     if data["name"] not in _ARCHITECTURES:
-        raise ValueError(f"architecture must be one of {sorted(_ARCHITECTURES)}, got {data['name']!r}.")
+        raise ValueError(
+            f"architecture must be one of {sorted(_ARCHITECTURES)}, got {data['name']!r}; "
+            f"import the package that registers it first."
+        )
     module, _, name = _ARCHITECTURES[data["name"]].partition(":")
     return getattr(importlib.import_module(module), name)(**data["fields"])
 
 
 def _check_header(content: Any, path: str | Path) -> None:
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("version"), int):
         raise ValueError(f"{path} is not a supernet's checkpoint ({FORMAT}).")
     if content["version"] > VERSION:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -85,15 +86,11 @@ class ProgressiveTraining:
             self.teacher = None
         elif self.teacher is None or self.teacher.config != wanted:
             self.teacher = Teacher(wanted, self.supernet.extract(wanted))
-        if self._opens_depth(phase):
-            self.supernet.open_depth(phase.space.depth[-1])
+        depth = phase.space.depth[-1]
+        if phase.index > 0 and depth > self.supernet.opened_depth and self.supernet.growth == "preserving":
+            self.supernet.open_depth(depth)
+        self.supernet.mark_opened(depth)
         return phase
-
-    def _opens_depth(self, phase: Phase) -> bool:
-        """Whether the present epoch is the first in which a greater depth is trained, to be grown from the last."""
-        if self.supernet.growth != "preserving" or self.epoch != self.schedule.first_epoch(phase) or phase.index == 0:
-            return False
-        return phase.space.depth[-1] > self.schedule.phases[phase.index - 1].space.depth[-1]
 
     def subnet_at(self, epoch: int, step: int) -> SubnetConfig:
         """Return the subnet that is trained in a step."""
@@ -120,16 +117,21 @@ class ProgressiveTraining:
         teacher = None
         if self.teacher is not None:
             teacher = {"config": self.teacher.config.to_dict(), "network": self.teacher.network.state_dict()}
-        return {"epoch": self.epoch, "seed": self.seed, "teacher": teacher}
+        return {"epoch": self.epoch, **self._fixed(), "teacher": teacher}
+
+    def _fixed(self) -> dict[str, Any]:
+        """What must not change when a training goes on."""
+        return {"seed": self.seed, "freeze": self.freeze, "distillation": asdict(self.distillation)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned.
 
         Raises:
-            ValueError: When the state was made with another seed.
+            ValueError: When the training was begun with another seed, freeze or distillation.
         """
-        if state["seed"] != self.seed:
-            raise ValueError(f"seed is {self.seed}, but the training was begun with {state['seed']}.")
+        for name, value in self._fixed().items():
+            if state[name] != value:
+                raise ValueError(f"{name} is {value}, but the training was begun with {state[name]}.")
         self.epoch = state["epoch"]
         self.teacher = None
         if state["teacher"] is not None:

@@ -75,3 +75,36 @@ def test_progressive_shrinking_opens_nothing(monkeypatch):
     training = ProgressiveTraining(network, PhaseSchedule.progressive_shrinking(SPACE, 5))
     for epoch in range(5):
         training.begin_epoch(epoch)
+
+
+def trained_block(network: Supernet) -> torch.Tensor:
+    return network.extract(SPACE.largest()).get_submodule("encoder.0.blocks.1").conv.weight
+
+
+def test_learnt_blocks_are_not_opened_again():
+    """What was written by absorb (pretrained weights), or learnt before the space grew, stays."""
+    source = supernet()
+    before = trained_block(source)
+    source.absorb(SPACE.largest(), source.extract(SPACE.largest()))
+    training = ProgressiveTraining(source, PhaseSchedule.prox(SPACE, 5))
+    for epoch in range(3):
+        training.begin_epoch(epoch)
+    assert torch.equal(trained_block(source), before)
+
+
+def test_a_grown_supernet_opens_only_what_is_new(monkeypatch):
+    network = supernet()
+    training = ProgressiveTraining(network, PhaseSchedule.prox(SPACE, 5))
+    training.begin_epoch(0)
+    training.begin_epoch(1)
+    assert network.opened_depth == 2
+    larger = SearchSpace(3, (1, 2, 3, 4), (0.5, 1.0), (3, 5), groups=unet_groups(2))
+    grown = network.grow(larger)
+    loaded = Supernet(network.architecture, larger)
+    loaded.load_state_dict(grown.state_dict())
+    calls = []
+    monkeypatch.setattr(loaded, "open_depth", calls.append)
+    training = ProgressiveTraining(loaded, PhaseSchedule.prox(larger, 6))
+    for epoch in range(4):
+        training.begin_epoch(epoch)
+    assert calls == [3, 4]

@@ -12,10 +12,11 @@ def test_rings_learn_at_the_share_of_the_core_in_their_kernel():
     architecture = UNetArchitecture(3, 1, 2, channels=(4, 8), strides=((1, 1, 1), (2, 2, 2)))
     space = SearchSpace(3, (1,), (0.5, 1.0), (3, 5, 7), groups=unet_groups(2))
     supernet = Supernet(architecture, space)
-    groups = supernet.parameter_groups()
+    groups = supernet.parameter_groups(0.1)
     assert [group["scale"] for group in groups] == [1, pytest.approx(27 / 125), pytest.approx(27 / 343)]
     taps = [{parameter.shape[-1] for parameter in group["params"]} for group in groups]
     assert taps[1:] == [{125 - 27}, {343 - 125}]
+    assert [group["lr"] for group in groups] == [0.1 * group["scale"] for group in groups]
     listed = [parameter for group in groups for parameter in group["params"]]
     assert sorted(map(id, listed)) == sorted(map(id, supernet.parameters()))
 
@@ -23,5 +24,5 @@ def test_rings_learn_at_the_share_of_the_core_in_their_kernel():
 def test_an_optimizer_takes_the_groups():
     architecture = UNetArchitecture(2, 1, 2, channels=(4, 8), strides=((1, 1), (2, 2)))
     supernet = Supernet(architecture, SearchSpace(3, (1,), (1.0,), (3, 5), groups=unet_groups(2)))
-    optimizer = torch.optim.AdamW(supernet.parameter_groups())
-    assert [group["scale"] for group in optimizer.param_groups] == [1, 9 / 25]
+    optimizer = torch.optim.AdamW(supernet.parameter_groups(0.1))
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.036])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prox_monai.elastic import Supernet
-from prox_monai.elastic.extra_state import describe_state
+from prox_monai.elastic.extra_state import ExtraState
 from prox_monai.elastic.shells import ShellTensor
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import SearchSpace, unet_groups
@@ -61,8 +61,8 @@ def test_extra_state_has_a_fixed_length_and_describes_itself():
         supernet = Supernet(ARCHITECTURE, space)
         supernet.activate(space.smallest())
         states.append(supernet.get_extra_state())
-        described = describe_state(states[-1])
-        assert described == (space, space.smallest())
+        described = ExtraState.decode(states[-1])
+        assert described == ExtraState(space, space.smallest(), space.depth[0])
     assert states[0].shape == states[1].shape
     assert states[0].dtype == torch.uint8
 
@@ -70,7 +70,7 @@ def test_extra_state_has_a_fixed_length_and_describes_itself():
 @pytest.mark.parametrize("state", [torch.zeros(10, dtype=torch.uint8), torch.rand(4), {"active": 1}])
 def test_other_extra_states_are_refused(state):
     with pytest.raises(ValueError, match=r"not that of a prox_monai supernet"):
-        describe_state(state)
+        ExtraState.decode(state)
 
 
 def test_a_space_too_large_for_the_extra_state_is_refused():

@@ -41,6 +41,12 @@ def test_classifiers_count_too(classifier):
         assert costs(config) == multiply_adds(classifier.extract(config), (1, 12, 8)), config
 
 
+def test_a_subnet_that_is_not_in_the_space_is_refused():
+    costs = counter(*CASES["2-D"])
+    with pytest.raises(ValueError, match=r"resolution 0.7 is not in the search space \(0.5, 1"):
+        costs(SubnetConfig.uniform(costs.supernet.space.sections, 1, 0.5, 3, 0.7))
+
+
 def test_every_dimension_costs():
     costs = counter(*CASES["2-D"])
     sections = costs.supernet.space.sections

@@ -71,18 +71,19 @@ def test_rows_in_the_file_are_the_rows_returned(evaluate, tmp_path):
     assert [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()] == rows
 
 
-def test_what_is_there_is_not_done_again(evaluate):
+def test_what_is_there_is_not_done_again(evaluate, tmp_path):
     first, _ = evaluate(("a", subnet(1)))
     rows, scored = evaluate(("other name", subnet(1)), ("b", subnet(1, 5)))
     assert scored == 1
-    assert rows[0] == first[0]
-    assert [row["name"] for row in rows] == ["a", "b"]
+    assert rows[0] == first[0] | {"name": "other name"}
+    assert [row["name"] for row in rows] == ["other name", "b"]
+    assert [row["name"] for row in read_rows(tmp_path / "rows.jsonl")] == ["a", "b"]
 
 
 def test_configurations_of_one_network_have_one_row(evaluate, tmp_path):
     rows, scored = evaluate(("a", subnet(0.6)), ("b", subnet(0.7)))
     assert scored == 1
-    assert rows[0] == rows[1]
+    assert rows[1] == rows[0] | {"name": "b"}
     assert len(read_rows(tmp_path / "rows.jsonl")) == 1
 
 

@@ -32,6 +32,14 @@ def test_pareto_picture(rows, tmp_path, monkeypatch):
     assert named == ["smallest 0.790", "middle 0.830", "largest 0.860"]
 
 
+def test_pareto_picture_of_many_resolutions(rows, tmp_path, monkeypatch):
+    drawn, scatter = [], Axes.scatter
+    monkeypatch.setattr(Axes, "scatter", lambda axes, x, *a, **k: drawn.extend(x) or scatter(axes, x, *a, **k))
+    many = [rows[0] | {"latency_ms": i, "config": rows[0]["config"] | {"resolution": i / 10}} for i in range(1, 8)]
+    pareto_picture(many, tmp_path / "pareto.png", title="seven resolutions")
+    assert drawn == [1, 2, 3, 4, 5, 6, 7]
+
+
 def test_pareto_picture_needs_a_dice(rows, tmp_path):
     with pytest.raises(ValueError, match="there is no row with a Dice to draw in .*pareto.png"):
         pareto_picture(rows[1:2], tmp_path / "pareto.png", title="none")

@@ -15,6 +15,7 @@ from torch import nn
 from prox_monai.networks.blocks import continue_block
 from prox_monai.networks.unet import UNetArchitecture
 from prox_monai.space import SectionConfig, SubnetConfig
+from prox_monai.training.checkpoint import register_architecture
 
 _NETWORK_CLASS = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 
@@ -157,6 +158,9 @@ class PlainConvUNetArchitecture:
     @property
     def _levels(self) -> UNetArchitecture:
         return _levels_of(self.arch_kwargs, self.in_channels, self.out_channels)
+
+
+register_architecture("plain_conv_unet", f"{__name__}:{PlainConvUNetArchitecture.__name__}")
 
 
 @lru_cache(maxsize=64)

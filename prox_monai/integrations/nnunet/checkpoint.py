@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from prox_monai.elastic.extra_state import describe_state, encode_state
+from prox_monai.elastic.extra_state import ExtraState
+from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
 from prox_monai.integrations.nnunet.settings import CONFIG_VARIABLE, ProXSettings, differing_fields
-from prox_monai.space import SubnetConfig
-from prox_monai.training.checkpoint import read_safely, write_atomically
+from prox_monai.space import SearchSpace, SubnetConfig
+from prox_monai.training.checkpoint import architecture_to_dict, read_safely, write_atomically
 
 if TYPE_CHECKING:
     from prox_monai.integrations.nnunet.trainer import ProXTrainer
 
-_PREDICTION_KEYS = ("network_weights", "init_args", "trainer_name", "inference_allowed_mirroring_axes")
+VERSION = 1
+_PREDICTION_KEYS = ("network_weights", "init_args", "trainer_name", "inference_allowed_mirroring_axes", "prox")
 
 
 def checkpoint_of(trainer: ProXTrainer, epochs: int) -> dict[str, Any]:
@@ -36,7 +39,13 @@ def checkpoint_of(trainer: ProXTrainer, epochs: int) -> dict[str, Any]:
         "init_args": trainer.my_init_kwargs,
         "trainer_name": type(trainer).__name__,
         "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
-        "prox": {"settings": trainer.settings.to_dict(), "training": trainer.training.state_dict()},
+        "prox": {
+            "version": VERSION,
+            "architecture": architecture_to_dict(_without_supervision(trainer.supernet.architecture)),
+            "settings": trainer.settings.to_dict(),
+            "trained": trainer.training.phase.space.to_dict(),
+            "training": trainer.training.state_dict(),
+        },
     }
     return plain(content)
 
@@ -60,10 +69,10 @@ def compatible_settings(content: Any, path: str | Path, ours: ProXSettings, give
         given: the fields that ``PROX_CONFIG`` sets.
 
     Raises:
-        ValueError: When it is no checkpoint of ``ProXTrainer``, or differs in a field that was given.
+        ValueError: When it is no checkpoint of ``ProXTrainer``, is of a newer version, or differs in a field that was
+            given.
     """
-    if not isinstance(content, dict) or "prox" not in content:
-        raise ValueError(f"{path} is not a checkpoint of ProXTrainer.")
+    check_version(content, path)
     theirs = ProXSettings(**content["prox"]["settings"])
     if differing := differing_fields(ours, theirs, given):
         raise ValueError(
@@ -71,6 +80,42 @@ def compatible_settings(content: Any, path: str | Path, ours: ProXSettings, give
             f"Unset {CONFIG_VARIABLE} to continue as it was begun."
         )
     return theirs
+
+
+def check_version(content: Any, path: str | Path) -> None:
+    """Check that a file's content is a checkpoint that this version reads.
+
+    Raises:
+        ValueError: When it is no checkpoint of ``ProXTrainer``, or of a newer version.
+    """
+    ours = content.get("prox") if isinstance(content, dict) else None
+    if not isinstance(ours, dict) or "_extra_state" not in content.get("network_weights", {}):
+        raise ValueError(f"{path} is not a checkpoint of ProXTrainer.")
+    if ours["version"] > VERSION:
+        raise ValueError(
+            f"{path} has format version {ours['version']}, this package reads up to {VERSION}; update prox_monai."
+        )
+
+
+def check_network(content: dict[str, Any], path: str | Path, architecture: PlainConvUNetArchitecture) -> None:
+    """Check that a checkpoint is of the network that the plans describe.
+
+    Raises:
+        ValueError: When it is of another one; the message names what differs.
+    """
+    theirs = content["prox"]["architecture"]["fields"]
+    ours = architecture_to_dict(_without_supervision(architecture))["fields"]
+    if differing := [f"{name} {theirs[name]} instead of {ours[name]}" for name in ours if theirs[name] != ours[name]]:
+        raise ValueError(f"{path} is of another network than the plans describe: {'; '.join(differing)}.")
+
+
+def trained_space(content: dict[str, Any]) -> SearchSpace:
+    """Return the subnets that were trained when a checkpoint was written, which may be fewer than there will be."""
+    return SearchSpace.from_dict(content["prox"]["trained"])
+
+
+def _without_supervision(architecture: PlainConvUNetArchitecture) -> PlainConvUNetArchitecture:
+    return dataclasses.replace(architecture, deep_supervision=False)
 
 
 def subnet_checkpoint(source: str | Path, config: SubnetConfig, name: str) -> Path:
@@ -82,13 +127,14 @@ def subnet_checkpoint(source: str | Path, config: SubnetConfig, name: str) -> Pa
         name: what to call it.
 
     Raises:
-        ValueError: When the subnet is not in the checkpoint's search space.
+        ValueError: When the subnet is not among those that were trained when the checkpoint was written.
     """
     content = read_safely(source)
     content = {key: content[key] for key in _PREDICTION_KEYS}
-    space = describe_state(content["network_weights"]["_extra_state"])[0]
-    space.check(config)
-    content["network_weights"]["_extra_state"] = encode_state(space, config)
+    trained_space(content).check(config)
+    weights = content["network_weights"]
+    described = ExtraState.decode(weights["_extra_state"])
+    weights["_extra_state"] = dataclasses.replace(described, active=config).encode()
     target = Path(source).with_name(f"checkpoint_{name}.pth")
     write_atomically(content, target)
     return target

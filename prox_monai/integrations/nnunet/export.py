@@ -6,17 +6,18 @@ import copy
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from prox_monai.data.complete import complete_folder
 from prox_monai.elastic.resolution import AtResolution
+from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.space import SubnetConfig
 from prox_monai.training.checkpoint import write_atomically
-
-_ALIASES = ("smallest", "middle", "largest")
 
 
 def stock_subnet(model: TrainedModel, name: str, *, approximate: bool = False) -> SubnetConfig:
@@ -35,7 +36,7 @@ def stock_subnet(model: TrainedModel, name: str, *, approximate: bool = False) -
     config = model.multiply_adds().find(name)
     if config.resolution == 1:
         return config
-    if name in _ALIASES and 1.0 in model.supernet.space.resolution:
+    if name in ALIASES and 1.0 in model.space.resolution:
         return dataclasses.replace(config, resolution=1.0)
     if approximate:
         return config
@@ -45,46 +46,41 @@ def stock_subnet(model: TrainedModel, name: str, *, approximate: bool = False) -
     )
 
 
-def export_stock(model: TrainedModel, config: SubnetConfig, destination: str | Path) -> Path:
-    """Write a subnet as a stock nnU-Net model folder with one fold.
+def export_stock(models: Sequence[TrainedModel], config: SubnetConfig, destination: str | Path) -> Path:
+    """Write a subnet as a stock nnU-Net model folder, which appears when it is complete.
 
-    ``nnUNetv2_predict_from_modelfolder -m DESTINATION -f FOLD`` runs it where this package is not installed; its
-    logits equal those of the supernet in this configuration.
+    ``nnUNetv2_predict_from_modelfolder -m DESTINATION -f FOLD [FOLD ...]`` runs it where this package is not
+    installed; the logits of a fold equal those of its supernet in this configuration.
 
     Args:
-        model: the trained model.
+        models: the trained folds, each its own; one or more.
         config: the subnet; its ``resolution`` plays no part.
         destination: a folder that does not exist, or is empty.
 
     Raises:
         FileExistsError: When the destination holds anything.
-        ValueError: When the subnet is not in the search space.
+        ValueError: When the subnet is not in the search space, or the folds differ in plans, configuration or the
+            subnets that they were trained for.
     """
-    destination = Path(destination)
+    destination, first = Path(destination), models[0]
     if destination.exists() and any(destination.iterdir()):
         raise FileExistsError(f"{destination} exists and is not empty; choose another folder or remove it.")
-    network = extract_at_full_resolution(model, config)
-    fold = destination / f"fold_{model.fold}"
-    fold.mkdir(parents=True)
-    plans = stock_plans(model, config)
-    (destination / "plans.json").write_text(json.dumps(plans, indent=4))
-    (destination / "dataset.json").write_text(json.dumps(model.dataset_json, indent=4))
-    fingerprint = model.folder / "dataset_fingerprint.json"
-    if fingerprint.exists():
-        shutil.copyfile(fingerprint, destination / fingerprint.name)
-    checkpoint = {
-        "network_weights": network.state_dict(),
-        "trainer_name": "nnUNetTrainer",
-        "init_args": {
-            "plans": plans,
-            "configuration": model.configuration_name,
-            "fold": model.fold,
-            "dataset_json": model.dataset_json,
-        },
-        "inference_allowed_mirroring_axes": model.mirroring_axes,
-        "prox": {"subnet": config.to_dict()},
-    }
-    write_atomically(checkpoint, fold / "checkpoint_final.pth")
+    for model in models[1:]:
+        for field in ("plans", "configuration_name", "space"):
+            if getattr(model, field) != getattr(first, field):
+                raise ValueError(f"fold {model.fold} has another {field} than fold {first.fold}; export it on its own.")
+    first.supernet.space.check(config)
+    plans = stock_plans(first, config)
+    with complete_folder(destination.resolve()) as partial:
+        for model in models:
+            fold = partial / f"fold_{model.fold}"
+            fold.mkdir(parents=True)
+            write_atomically(_stock_checkpoint(model, config, plans), fold / "checkpoint_final.pth")
+        (partial / "plans.json").write_text(json.dumps(plans, indent=4))
+        (partial / "dataset.json").write_text(json.dumps(first.dataset_json, indent=4))
+        fingerprint = first.folder / "dataset_fingerprint.json"
+        if fingerprint.exists():
+            shutil.copyfile(fingerprint, partial / fingerprint.name)
     return destination
 
 
@@ -103,3 +99,18 @@ def stock_plans(model: TrainedModel, config: SubnetConfig) -> dict[str, Any]:
         configuration.pop(link, None)
     plans["configurations"] = {model.configuration_name: configuration}
     return plans
+
+
+def _stock_checkpoint(model: TrainedModel, config: SubnetConfig, plans: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "network_weights": extract_at_full_resolution(model, config).state_dict(),
+        "trainer_name": "nnUNetTrainer",
+        "init_args": {
+            "plans": plans,
+            "configuration": model.configuration_name,
+            "fold": model.fold,
+            "dataset_json": model.dataset_json,
+        },
+        "inference_allowed_mirroring_axes": model.mirroring_axes,
+        "prox": {"subnet": config.to_dict()},
+    }

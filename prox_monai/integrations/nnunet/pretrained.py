@@ -9,7 +9,7 @@ from nnunetv2.run import run_training
 from torch import Tensor, nn
 
 from prox_monai.elastic import Supernet
-from prox_monai.elastic.extra_state import describe_state
+from prox_monai.elastic.extra_state import ExtraState
 from prox_monai.integrations.nnunet.checkpoint import read_stock
 
 
@@ -59,15 +59,16 @@ def load_pretrained(supernet: Supernet, weights: dict[str, Any], path: str) -> N
 
 
 def _load_supernet(supernet: Supernet, weights: dict[str, Tensor], path: str) -> None:
-    space = describe_state(weights["_extra_state"])[0]
-    if space != supernet.space:
-        raise ValueError(f"{path} was trained in the search space {space}, this training's is {supernet.space}.")
+    theirs = ExtraState.decode(weights["_extra_state"])
+    if theirs.space != supernet.space:
+        raise ValueError(f"{path} was trained in the search space {theirs.space}, this training's is {supernet.space}.")
     ours = supernet.state_dict()
     taken = {name: tensor for name, tensor in weights.items() if "/seg_layers/" not in name and name != "_extra_state"}
     for name, tensor in taken.items():
         if name not in ours or ours[name].shape != tensor.shape:
             raise ValueError(f"{path} does not fit the planned network: {name} of shape {tuple(tensor.shape)}.")
     supernet.load_state_dict(ours | taken)
+    supernet.mark_opened(theirs.opened_depth)
 
 
 def _load_planned(supernet: Supernet, weights: dict[str, Tensor], path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -69,11 +70,12 @@ class ProgressLog(LocalLogger):
         return len(self._reports)
 
     def open(self, folder: Path, settings: ProXSettings, schedule: PhaseSchedule, *, write: bool) -> None:
-        """Begin (or continue) a run; the settings are written beside the checkpoints."""
+        """Begin a run, or continue it after the epochs logged; the settings are written beside the checkpoints."""
         self._schedule = schedule
         if write:
             self._folder = folder
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
+            epoch = len(self.my_fantastic_logging["phase"])
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
             (folder / "prox_settings.json").write_text(json.dumps(settings.to_dict(), indent=2))
 
     def describe(self, phase: Phase, phases: int) -> str:
@@ -86,13 +88,13 @@ class ProgressLog(LocalLogger):
         )
 
     def begin_epoch(self, phase: Phase, epoch: int, epochs: int, steps: int) -> None:
-        """Start the clock and, in a terminal, the bar."""
+        """Start the clock and, in the terminal of the rank that writes, the bar."""
         self._reports, self.validated_smallest = [], []
         self._phase, self._epoch, self._start = phase, epoch, time.perf_counter()
         self._bar = tqdm(
             total=steps,
             desc=f"epoch {epoch + 1}/{epochs}, phase {phase.index + 1} ({phase.stage})",
-            disable=not sys.stderr.isatty(),
+            disable=self._folder is None or not sys.stderr.isatty(),
             leave=False,
         )
 
@@ -206,15 +208,24 @@ class ProgressLog(LocalLogger):
                         "epochs": len(epochs),
                         "train_seconds": sum(lists["train_seconds"][i] for i in epochs),
                         "multiply_adds_1e9": sum(lists["multiply_adds"][i] for i in epochs),
-                        "dice_smallest": lists["dice_smallest"][epochs[-1]],
-                        "dice_largest": float(lists["mean_fg_dice"][epochs[-1]]),
+                        "dice_smallest": _finite(lists["dice_smallest"][epochs[-1]]),
+                        "dice_largest": _finite(lists["mean_fg_dice"][epochs[-1]]),
                     }
                 )
         return rows
 
 
 def dice_of(outputs: list[dict]) -> float:
-    """Return the mean foreground Dice over the voxels of all validation batches ("pseudo Dice")."""
+    """Return the mean foreground Dice over the voxels of all validation batches ("pseudo Dice").
+
+    A label that neither truth nor prediction has does not count; without any label it is NaN.
+    """
     tp, fp, fn = (np.sum([output[key] for output in outputs], axis=0) for key in ("tp_hard", "fp_hard", "fn_hard"))
     counted = 2 * tp + fp + fn
-    return float(np.nanmean(np.where(counted > 0, 2 * tp / np.maximum(counted, 1e-8), np.nan)))
+    there = counted > 0
+    return float(np.mean(2 * tp[there] / counted[there])) if there.any() else math.nan
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return float(value) if math.isfinite(value) else None

@@ -49,14 +49,10 @@ class CaseScorer:
         folder = Path(preprocessed, model.configuration.data_identifier)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} does not exist; run nnUNetv2_preprocess for this configuration.")
-        dataset = infer_dataset_class(str(folder))(str(folder), list(cases))
-        reader = model.plans_manager.image_reader_writer_class()
-        truth, ending = Path(preprocessed, "gt_segmentations"), model.dataset_json["file_ending"]
-        self.cases = []
-        for case in cases:
-            data, _, _, properties = dataset.load_case(case)
-            reference, _ = reader.read_seg(str(truth / f"{case}{ending}"))
-            self.cases.append((case, torch.from_numpy(np.array(data[:])), properties, reference[0]))
+        self.cases = list(cases)
+        self._dataset = infer_dataset_class(str(folder))(str(folder), self.cases)
+        self._truth = Path(preprocessed, "gt_segmentations")
+        self._reader = self._plans.image_reader_writer_class()
         self._predictor = nnUNetPredictor(
             use_mirroring=False,
             perform_everything_on_device=torch.device(device).type == "cuda",
@@ -66,21 +62,15 @@ class CaseScorer:
 
     def __call__(self, network: nn.Module) -> dict[str, dict[str, float]]:
         """Return the Dice per case and label; NaN where truth and prediction both lack the label."""
-        return {
-            case: self._dice(self._segment(network, data, properties), reference)
-            for case, data, properties, reference in self.cases
-        }
+        return {case: self._dice(self.segment(network, case), self._reference(case)) for case in self.cases}
 
     def segment(self, network: nn.Module, case: str) -> np.ndarray:
-        """Return the label map of one case on its original grid."""
-        data, properties = next((data, properties) for name, data, properties, _ in self.cases if name == case)
-        return self._segment(network, data, properties)
-
-    def _segment(self, network: nn.Module, data: torch.Tensor, properties: dict) -> np.ndarray:
+        """Return the label map of one case on its original grid, of shape ``(z, y, x)``."""
+        data, _, _, properties = self._dataset.load_case(case)
         self._predictor.manual_initialization(
             network, self._plans, self._configuration, None, self._trained.dataset_json, "ProXTrainer", None
         )
-        logits = self._predictor.predict_sliding_window_return_logits(data)
+        logits = self._predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(data[:])))
         return convert_predicted_logits_to_segmentation_with_correct_shape(
             logits,
             self._plans,
@@ -89,6 +79,10 @@ class CaseScorer:
             properties,
             num_threads_torch=torch.get_num_threads(),
         )
+
+    def _reference(self, case: str) -> np.ndarray:
+        reference, _ = self._reader.read_seg(str(self._truth / f"{case}{self._trained.dataset_json['file_ending']}"))
+        return reference[0]
 
     def _dice(self, predicted: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         labels = self._labels

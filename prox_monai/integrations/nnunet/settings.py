@@ -40,7 +40,8 @@ class ProXSettings:
         seed: seed of subnets; with ``nnUNet_n_proc_DA=0`` also of data and augmentation.
         freeze: ``none``, ``depth``, ``kernel`` or ``both`` (ProX, sections 3.1 and 3.3).
         growth: ``preserving`` or ``host`` initialisation of what an expansion opens.
-        distillation: weight λ of the teacher's term, 0 trains without a teacher.
+        distillation: weight λ of the teacher's term (ProX, section 3.5), for example 0.5; 0 trains without a
+            teacher, which was better at equal steps in all that was measured (benchmarks/LOG.md).
         distillation_form: ``mse`` of logits or ``kl`` of probabilities.
         optimizer: ``adamw`` or ``adam``.
         learning_rate: its peak.
@@ -66,7 +67,7 @@ class ProXSettings:
     seed: int = 0
     freeze: FreezeRule = "none"
     growth: Growth = "preserving"
-    distillation: float = 0.5
+    distillation: float = 0.0
     distillation_form: Literal["mse", "kl"] = "mse"
     optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = 3e-3
@@ -136,6 +137,26 @@ def resolve_settings(base: ProXSettings, environment: Mapping[str, str]) -> tupl
         return dataclasses.replace(base, **given), set(given)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def settings_of_class(cls: type) -> ProXSettings:
+    """Return the settings of a trainer class: its ``settings``, with its other attributes of these names.
+
+    Raises:
+        TypeError: When ``settings`` is not a ``ProXSettings``.
+        ValueError: When a value is not allowed, or an attribute's name is almost that of a setting.
+    """
+    if not isinstance(cls.settings, ProXSettings):
+        raise TypeError(f"settings of {cls.__name__} must be a ProXSettings, got {cls.settings!r}.")
+    given = {}
+    for name, value in vars(cls).items():
+        if name in _ALLOWED:
+            given[name] = value
+        elif not name.startswith("_") and not callable(value):
+            close = difflib.get_close_matches(name, set(_ALLOWED) - {"settings"}, n=1, cutoff=0.8)
+            if close and name != "settings":
+                raise ValueError(f"{cls.__name__}.{name} is not a setting; did you mean {close[0]!r}?")
+    return dataclasses.replace(cls.settings, **given)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from prox_monai.elastic import Supernet
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.integrations.nnunet.checkpoint import check_version, trained_space
 from prox_monai.integrations.nnunet.trainer import ProXTrainer
+from prox_monai.space import SearchSpace
 from prox_monai.training.checkpoint import read_safely
 
 
@@ -30,6 +32,7 @@ class TrainedModel:
         mirroring_axes: axes along which prediction may mirror; None for none.
         supernet: with the trained weights, in evaluation mode, without deep supervision.
         digest: of the checkpoint file, the first digits of its SHA-256.
+        space: the subnets that were trained when the checkpoint was written.
     """
 
     folder: Path
@@ -40,6 +43,7 @@ class TrainedModel:
     mirroring_axes: tuple[int, ...] | None
     supernet: Supernet
     digest: str
+    space: SearchSpace
 
     @property
     def plans_manager(self) -> PlansManager:
@@ -62,8 +66,8 @@ class TrainedModel:
         return self.supernet.architecture.in_channels, *self.configuration.patch_size
 
     def multiply_adds(self) -> MultiplyAdds:
-        """Return the counter of multiply-adds per patch."""
-        return MultiplyAdds(self.supernet, self.input_shape)
+        """Return the counter of multiply-adds per patch, which finds the subnets that are trained."""
+        return MultiplyAdds(self.supernet, self.input_shape, self.space)
 
 
 def load_trained(folder: str | Path, fold: int | str = 0, checkpoint: str = "checkpoint_final.pth") -> TrainedModel:
@@ -71,7 +75,7 @@ def load_trained(folder: str | Path, fold: int | str = 0, checkpoint: str = "che
 
     Raises:
         FileNotFoundError: When the folder has no such checkpoint, or no plans.
-        ValueError: When the checkpoint is damaged, or not one of ``ProXTrainer``.
+        ValueError: When the checkpoint is damaged, of a newer version, or not one of ``ProXTrainer``.
     """
     folder = Path(folder)
     path = folder / f"fold_{fold}" / checkpoint
@@ -79,8 +83,7 @@ def load_trained(folder: str | Path, fold: int | str = 0, checkpoint: str = "che
         if not needed.is_file():
             raise FileNotFoundError(f"{needed} does not exist; {folder} should be a model folder of ProXTrainer.")
     content = read_safely(path)
-    if not isinstance(content, dict) or "_extra_state" not in content.get("network_weights", {}):
-        raise ValueError(f"{path} is not a checkpoint of ProXTrainer.")
+    check_version(content, path)
     plans = json.loads((folder / "plans.json").read_text())
     dataset_json = json.loads((folder / "dataset.json").read_text())
     name = content["init_args"]["configuration"]
@@ -96,5 +99,13 @@ def load_trained(folder: str | Path, fold: int | str = 0, checkpoint: str = "che
     axes = content["inference_allowed_mirroring_axes"]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return TrainedModel(
-        folder, fold, plans, dataset_json, name, None if axes is None else tuple(axes), supernet.eval(), digest
+        folder,
+        fold,
+        plans,
+        dataset_json,
+        name,
+        None if axes is None else tuple(axes),
+        supernet.eval(),
+        digest,
+        trained_space(content),
     )

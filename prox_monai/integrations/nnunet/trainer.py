@@ -20,11 +20,16 @@ from prox_monai.elastic import Supernet
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
 from prox_monai.integrations.nnunet import pretrained
 from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
-from prox_monai.integrations.nnunet.checkpoint import checkpoint_of, compatible_settings, subnet_checkpoint
+from prox_monai.integrations.nnunet.checkpoint import (
+    check_network,
+    checkpoint_of,
+    compatible_settings,
+    subnet_checkpoint,
+)
 from prox_monai.integrations.nnunet.planning import build_supernet, plan_training
 from prox_monai.integrations.nnunet.progress import ProgressLog, StepReport, dice_of
 from prox_monai.integrations.nnunet.repeatable import make_repeatable
-from prox_monai.integrations.nnunet.settings import ProXSettings, resolve_settings
+from prox_monai.integrations.nnunet.settings import ProXSettings, resolve_settings, settings_of_class
 from prox_monai.space import SearchSpace
 from prox_monai.training import ProgressiveTraining
 from prox_monai.training.checkpoint import read_safely, write_atomically
@@ -35,7 +40,7 @@ class ProXTrainer(nnUNetTrainer):
     """Train one elastic U-Net from small to large, and take from it a whole family of networks.
 
     The supernet is built from ordinary plans; settings come from the YAML file that ``PROX_CONFIG`` names, or from
-    the class attribute ``settings`` of a subclass (``settings = ProXSettings(epochs=100)``).
+    class attributes of a subclass: ``epochs = 100``, or all at once, ``settings = ProXSettings(epochs=100)``.
 
     Raises:
         ValueError: When a setting is not allowed, or does not fit the plans; before anything is written.
@@ -43,6 +48,16 @@ class ProXTrainer(nnUNetTrainer):
     """
 
     settings = ProXSettings()
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        """Take class attributes that are named as settings for settings.
+
+        Raises:
+            TypeError: When ``settings`` is not a ``ProXSettings``.
+            ValueError: When a value is not allowed, or an attribute's name is almost that of a setting.
+        """
+        super().__init_subclass__(**kwargs)
+        cls.settings = settings_of_class(cls)
 
     def __init__(
         self,
@@ -56,6 +71,7 @@ class ProXTrainer(nnUNetTrainer):
         planned = PlansManager(plans).get_configuration(configuration)
         self.schedule = plan_training(self.settings, planned)[1]
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self._planned_batch_size = planned.batch_size
         self._adopt(self.settings)
         self.logger.local_logger = ProgressLog()
         self.training: ProgressiveTraining | None = None
@@ -71,8 +87,7 @@ class ProXTrainer(nnUNetTrainer):
         self.num_val_iterations_per_epoch = settings.validation_iterations
         self.save_every = self.num_epochs + 1  # nnU-Net saves before it knows whether the epoch was the best
         self.initial_lr, self.weight_decay = settings.learning_rate, settings.weight_decay
-        if settings.batch_size is not None:
-            self.configuration_manager.configuration["batch_size"] = settings.batch_size
+        self.configuration_manager.configuration["batch_size"] = settings.batch_size or self._planned_batch_size
         self.build_network_architecture = functools.partial(build_supernet, settings)
 
     @staticmethod
@@ -122,8 +137,7 @@ class ProXTrainer(nnUNetTrainer):
         cls = torch.optim.AdamW if self.settings.optimizer == "adamw" else torch.optim.Adam
         fused = self.device.type in ("cpu", "cuda")
         optimizer = cls(
-            self.network.parameter_groups(),
-            self.settings.learning_rate,
+            self.network.parameter_groups(self.settings.learning_rate),
             weight_decay=self.settings.weight_decay,
             fused=fused,
         )
@@ -287,6 +301,7 @@ class ProXTrainer(nnUNetTrainer):
         self._adopt(compatible_settings(content, filename_or_checkpoint, self.settings, self._given))
         if not self.was_initialized:
             self.initialize()
+        check_network(content, filename_or_checkpoint, self.supernet.architecture)
         super().load_checkpoint(filename_or_checkpoint)
         self.training.load_state_dict(content["prox"]["training"])
         self._resumed = True
@@ -297,7 +312,8 @@ class ProXTrainer(nnUNetTrainer):
         The largest one's results lie in ``validation``, as nnU-Net expects; others in ``subnet_<name>/validation``.
         """
         folder, largest = self.output_folder, self.supernet.space.largest()
-        for name, config in sorted(self.validated.items(), key=lambda item: item[1] == largest):
+        distinct = {config: name for name, config in reversed(self.validated.items())}
+        for config, name in sorted(distinct.items(), key=lambda item: item[0] == largest):
             self.supernet.activate(config)
             self.print_to_log_file(
                 f"Validating {name}: {config}, {self.multiply_adds(config) / 1e9:.2f} GMAC per patch"

@@ -74,10 +74,10 @@ def evaluate_trained(
 
     Raises:
         FileNotFoundError: When the preprocessed data or their split are not there.
-        ValueError: When there is no unseen case, or the table holds rows that were scored on other cases.
+        ValueError: When there is no unseen case, or the table holds rows of another model or of other cases.
     """
     cases = unseen_cases(preprocessed, model.fold, half)
-    for row in read_rows(path):
+    for row in read_rows(path, model.digest):
         if set(row["dice_per_case"]) != set(cases):
             raise ValueError(
                 f"{path} holds rows of {len(row['dice_per_case'])} cases, not of the {len(cases)} that "

@@ -35,6 +35,7 @@ SMALL: dict[str, Any] = {
     "validation_iterations": 1,
     "save_every": 1,
     "learning_rate": 3e-3,
+    "distillation": 0.5,
 }
 
 if find_spec("nnunetv2") is None:

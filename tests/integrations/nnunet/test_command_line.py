@@ -12,7 +12,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from prox_monai.elastic.extra_state import describe_state
+from prox_monai.elastic.extra_state import ExtraState
 from prox_monai.integrations.nnunet.trained import load_trained
 from prox_monai.training.checkpoint import read_safely
 
@@ -73,7 +73,7 @@ def predict(model, config, images: Path) -> np.ndarray:
 @pytest.mark.parametrize("name", ["smallest", "middle", "largest"])
 def test_each_checkpoint_holds_the_subnet_of_its_name(finished, model, name):
     content = read_safely(finished / f"checkpoint_{name}.pth")
-    active = describe_state(content["network_weights"]["_extra_state"])[1]
+    active = ExtraState.decode(content["network_weights"]["_extra_state"]).active
     assert active == model.multiply_adds().find(name)
     assert "optimizer_state" not in content
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import random
 import shutil
@@ -14,6 +16,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from prox_monai.integrations.nnunet import export
 from prox_monai.integrations.nnunet.export import export_stock, stock_subnet
 from prox_monai.integrations.nnunet.trained import load_trained
 
@@ -29,11 +32,11 @@ sys.meta_path.insert(0, Blocker())
 """
 
 
-def predictor(folder: Path) -> nnUNetPredictor:
+def predictor(folder: Path, folds: tuple[int, ...] = (0,)) -> nnUNetPredictor:
     made = nnUNetPredictor(
         use_mirroring=False, device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False
     )
-    made.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
+    made.initialize_from_trained_model_folder(str(folder), folds, "checkpoint_final.pth")
     return made
 
 
@@ -45,7 +48,7 @@ def at_full_resolution(model) -> list:
 @pytest.mark.parametrize("index", range(5))
 def test_logits_are_the_supernets(model, tmp_path, index):
     config = at_full_resolution(model)[index]
-    stock = predictor(export_stock(model, config, tmp_path / "stock"))
+    stock = predictor(export_stock([model], config, tmp_path / "stock"))
     stock.network.load_state_dict(stock.list_of_parameters[0])
     stock.network.eval()
     model.supernet.activate(config)
@@ -61,7 +64,7 @@ def test_logits_are_the_supernets(model, tmp_path, index):
 def test_logits_of_a_whole_case_are_the_supernets(model, finished, folders, tmp_path):
     """With the sliding window of stock nnU-Net, from a configuration file each."""
     config = model.supernet.space.restrict(resolution=(1.0,)).smallest()
-    stock = predictor(export_stock(model, config, tmp_path / "stock"))
+    stock = predictor(export_stock([model], config, tmp_path / "stock"))
     ours = predictor(finished.parent)
     ours.network.load_state_dict(ours.list_of_parameters[0])
     ours.network.activate(config)
@@ -72,7 +75,7 @@ def test_logits_of_a_whole_case_are_the_supernets(model, finished, folders, tmp_
 
 def test_the_folder_is_stock(model, tmp_path):
     config = model.supernet.space.restrict(resolution=(1.0,)).smallest()
-    folder = export_stock(model, config, tmp_path / "stock")
+    folder = export_stock([model], config, tmp_path / "stock")
     assert {path.name for path in folder.iterdir()} == {
         "plans.json",
         "dataset.json",
@@ -91,7 +94,7 @@ def test_the_folder_is_stock(model, tmp_path):
 
 def test_it_predicts_where_this_package_is_not_installed(model, folders, tmp_path, monkeypatch):
     config = model.supernet.space.restrict(resolution=(1.0,)).largest()
-    folder = export_stock(model, config, tmp_path / "stock")
+    folder = export_stock([model], config, tmp_path / "stock")
     (tmp_path / "blocked").mkdir()
     (tmp_path / "blocked" / "sitecustomize.py").write_text(BLOCKER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "blocked"))
@@ -143,7 +146,7 @@ def test_another_resolution_is_refused_unless_approximate(model):
 
 def test_approximate_runs_the_same_weights_at_resolution_one(model, tmp_path):
     config = stock_subnet(model, "d1-w1-k3-r.7", approximate=True)
-    stock = predictor(export_stock(model, config, tmp_path / "stock"))
+    stock = predictor(export_stock([model], config, tmp_path / "stock"))
     model.supernet.activate(stock_subnet(model, "d1-w1-k3-r1"))
     stock.network.load_state_dict(stock.list_of_parameters[0])
     x = torch.randn(1, 1, 16, 24, 16)
@@ -161,7 +164,7 @@ def test_an_unknown_subnet_is_refused_with_those_that_exist(model):
 def test_what_is_there_is_not_overwritten(model, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="exists and is not empty; choose another folder or remove it"):
-        export_stock(model, model.supernet.space.largest(), tmp_path)
+        export_stock([model], model.supernet.space.largest(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
@@ -169,7 +172,41 @@ def test_a_subnet_that_is_not_in_the_space_leaves_no_folder(model, tmp_path):
     config = model.supernet.space.largest()
     other = type(config).uniform(5, 3, 1.0, 3)
     with pytest.raises(ValueError, match="depth 3"):
-        export_stock(model, other, tmp_path / "stock")
+        export_stock([model], other, tmp_path / "stock")
+    assert not (tmp_path / "stock").exists()
+
+
+def test_what_was_broken_off_leaves_no_folder(model, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(export, "write_atomically", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_stock([model], model.supernet.space.largest(), tmp_path / "stock")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_folds_in_one_folder(model, tmp_path):
+    other = dataclasses.replace(model, fold=1, supernet=copy.deepcopy(model.supernet))
+    with torch.no_grad():
+        for parameter in other.supernet.parameters():
+            parameter.mul_(1.5)
+    config = model.supernet.space.largest()
+    (tmp_path / "stock").mkdir()
+    folder = export_stock([model, other], config, tmp_path / "stock")
+    stock = predictor(folder, (0, 1))
+    for weights, fold in zip(stock.list_of_parameters, (model, other), strict=True):
+        expected = export.extract_at_full_resolution(fold, config).state_dict()
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("field", ["plans", "configuration_name", "space"])
+def test_folds_that_differ_are_refused(model, tmp_path, field):
+    changes = {"plans": {}, "configuration_name": "2d", "space": model.space.restrict(resolution=(1.0,))}
+    other = dataclasses.replace(model, fold=1, **{field: changes[field]})
+    with pytest.raises(ValueError, match=rf"fold 1 has another {field} than fold 0; export it on its own"):
+        export_stock([model, other], model.supernet.space.largest(), tmp_path / "stock")
     assert not (tmp_path / "stock").exists()
 
 
@@ -180,3 +217,11 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path, stock):
         load_trained(tmp_path)
     with pytest.raises(ValueError, match="is not a checkpoint of ProXTrainer|holds pickled objects"):
         load_trained(stock.parents[1])
+
+
+def test_a_phase_checkpoint_offers_what_was_trained(finished):
+    """Names stand for subnets of the phase; what was never trained is not exported."""
+    model = load_trained(finished.parent, checkpoint="checkpoint_phase0.pth")
+    assert model.multiply_adds().find("largest") == model.space.largest() == model.space.smallest()
+    with pytest.raises(ValueError, match=r"there is no subnet 'd2-w1-k5-r1': depth 2 .* \(1,\)"):
+        stock_subnet(model, "d2-w1-k5-r1")

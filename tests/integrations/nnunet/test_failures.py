@@ -118,6 +118,28 @@ def test_a_checkpoint_without_our_part_is_refused(copied, make_trainer):
         resume(make_trainer())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, r"checkpoint_final.pth has format version 2, this package reads up to 1; update prox_monai"),
+        ({"version": 2, "settings": {"new_field": 1}}, r"has format version 2, this package reads up to 1"),
+        (
+            {"architecture": {"name": "plain_conv_unet", "fields": {"in_channels": 4}}},
+            r"is of another network than the plans describe: in_channels 4 instead of 1\.$",
+        ),
+    ],
+)
+def test_a_checkpoint_of_a_newer_version_or_another_network_is_refused(copied, make_trainer, change, message):
+    path = copied / "checkpoint_final.pth"
+    content = read_safely(path)
+    if "architecture" in change:
+        change["architecture"]["fields"] = content["prox"]["architecture"]["fields"] | change["architecture"]["fields"]
+    content["prox"] |= change
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=message):
+        resume(make_trainer())
+
+
 def test_validation_before_the_end_is_refused_as_nnunet_does(make_trainer):
     with pytest.raises(RuntimeError, match="the training is not finished yet"):
         maybe_load_checkpoint(make_trainer(), continue_training=False, validation_only=True)

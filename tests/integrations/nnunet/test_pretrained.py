@@ -126,3 +126,16 @@ def test_a_stock_checkpoint_of_numpy_1_is_read(stock, make_trainer, tmp_path):
                 content = content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
             target.writestr(name, content)
     load(make_trainer(), path)
+
+
+@pytest.mark.parametrize("source", ["stock", "finished"])
+def test_opening_the_depth_keeps_what_was_pretrained(source, make_trainer, request):
+    trainer = make_trainer()
+    path = request.getfixturevalue(source)
+    load(trainer, path if source == "stock" else path / "checkpoint_final.pth")
+    planned = trainer.supernet.architecture.planned()
+    before = trainer.supernet.extract(planned).state_dict()
+    trainer.training.begin_epoch(0)
+    trainer.training.begin_epoch(1)
+    after = trainer.supernet.extract(planned).state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

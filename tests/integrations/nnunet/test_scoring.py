@@ -59,7 +59,7 @@ def test_it_equals_nnunets_own_validation(unmirrored, preprocessed):
 def test_a_segmentation_lies_on_the_original_grid(scorer, model, folders):
     import nibabel
 
-    case = scorer.cases[0][0]
+    case = scorer.cases[0]
     segmentation = scorer.segment(model.supernet.extract(model.supernet.space.smallest()), case)
     label = nibabel.load(folders.raw / folders.dataset / "labelsTr" / f"{case}.nii.gz")
     assert segmentation.shape == label.shape[::-1]
@@ -79,7 +79,7 @@ def test_rows(scorer, model, tmp_path):
         assert row["parameters"] == sum(p.numel() for p in model.supernet.extract(config).parameters())
         assert row["config"] == config.to_dict()
         assert row["latency_ms"] > 0
-        assert sorted(row["dice_per_case"]) == sorted(case for case, *_ in scorer.cases)
+        assert sorted(row["dice_per_case"]) == sorted(scorer.cases)
         scores = scorer(model.supernet.extract(config))
         per_label = [np.nanmean([values[label] for values in scores.values()]) for label in ("1", "2")]
         assert row["dice"] == pytest.approx(np.nanmean(per_label))

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from prox_monai.integrations.nnunet.settings import ProXSettings, differing_fields, resolve_settings
+from prox_monai.integrations.nnunet.trainer import ProXTrainer
 
 WRONG = [
     ("depth", [0, 1], r"depth must be a list of integers >= 1, got \(0, 1\)"),
@@ -162,3 +163,30 @@ def test_plans_that_are_not_supported_are_refused_before_anything_is_written(
     with pytest.raises(NotImplementedError, match=message):
         make_trainer(configuration)
     assert not results.exists()
+
+
+def test_class_attributes_of_a_subclass_are_settings():
+    class Mine(ProXTrainer):
+        epochs = 9
+        width = (0.5, 1.0)
+        note = "not a setting"
+
+    class Wider(Mine):
+        width = (0.5, 1.0, 2.0)
+
+    assert (Mine.settings.epochs, Mine.settings.width) == (9, (0.5, 1.0))
+    assert (Wider.settings.epochs, Wider.settings.width) == (9, (0.5, 1.0, 2.0))
+    assert ProXTrainer.settings == ProXSettings()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "error", "message"),
+    [
+        ({"widht": (1.0,)}, ValueError, r"Mine.widht is not a setting; did you mean 'width'\?"),
+        ({"epochs": "many"}, ValueError, r"epochs must be an integer >= 1 or a list of them, got 'many'"),
+        ({"settings": {"epochs": 3}}, TypeError, r"settings of Mine must be a ProXSettings, got \{'epochs': 3\}"),
+    ],
+)
+def test_wrong_class_attributes_are_refused(attributes, error, message):
+    with pytest.raises(error, match=message):
+        type("Mine", (ProXTrainer,), attributes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -62,10 +63,22 @@ def test_evaluate(finished, preprocessed, tmp_path, capsys):
     assert (again, repeated) == (0, text)
     assert read_rows(rows) == found
 
+    renamed = [name.replace("largest", found[1]["key"]) for name in map(str, command)]
+    _, text, _ = cli(capsys, *renamed, "--device", "cpu")
+    assert text.splitlines()[2].split()[0] == found[1]["key"]
+
     code, _, error = cli(capsys, *command, "--half", "both")
     assert code == 2
     assert "holds rows of 1 cases, not of the 2 that fold 0 leaves for half=both" in error
     assert read_rows(rows) == found
+
+
+def test_evaluate_refuses_rows_of_another_model_before_it_loads_a_case(model, preprocessed, tmp_path, monkeypatch):
+    monkeypatch.setattr(unseen, "CaseScorer", None)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"model": "another", "dice_per_case": {}}) + "\n")
+    with pytest.raises(ValueError, match=rf"rows of another model \(another, not {model.digest}\); give another file"):
+        unseen.evaluate_trained(model, [], preprocessed, rows)
 
 
 def test_evaluate_names_what_there_is(finished, tmp_path, capsys):
@@ -89,6 +102,18 @@ def test_export(finished, model, tmp_path, capsys):
     code, _, error = cli(capsys, "export", "nnunet", finished.parent, "--subnet", "largest", "--output", target)
     assert code == 2
     assert "exists and is not empty" in error
+
+
+def test_export_of_several_folds(copied, tmp_path, capsys):
+    shutil.copytree(copied, copied.with_name("fold_1"))
+    target = tmp_path / "stock"
+    command = ("export", "nnunet", copied.parent, "--subnet", "middle", "--output", target, "--fold", 1, 0, 1)
+    code, text, _ = cli(capsys, *command)
+    assert code == 0
+    assert f"-m {target} -f 1 0 -i IMAGES" in text
+    for fold in (0, 1):
+        content = torch.load(target / f"fold_{fold}" / "checkpoint_final.pth", weights_only=True)
+        assert content["init_args"]["fold"] == fold
 
 
 def test_export_of_another_resolution(finished, tmp_path, capsys, monkeypatch):
@@ -132,6 +157,22 @@ def test_select(copied, capsys):
     assert f"-m {copied.parent} -f 0 -chk checkpoint_quick.pth -i IMAGES" in text
     state = torch.load(copied / "checkpoint_quick.pth", weights_only=True)
     assert "optimizer_state" not in state
+
+
+def test_select_overwrites_no_other_subnet(copied, capsys):
+    path = copied / "checkpoint_smallest.pth"
+    before = path.read_bytes()
+    command = ("select", copied.parent, "--as", "smallest", "--subnet")
+    code, _, error = cli(capsys, *command, "largest")
+    assert code == 2
+    assert "checkpoint_smallest.pth holds the subnet d1-w.5-k3-r.7, not d2-w1-k5-r1; give another name" in error
+    assert path.read_bytes() == before
+    path.write_text("mine")
+    code, _, error = cli(capsys, *command, "smallest")
+    assert (code, path.read_text()) == (2, "mine")
+    assert "is truncated or not a checkpoint" in error
+    path.write_bytes(before)
+    assert cli(capsys, *command, "smallest")[0] == 0
 
 
 @pytest.mark.parametrize("name", ["final", "best", "latest", "phase2", "../x"])

@@ -1,0 +1,24 @@
+"""Folders that appear when they are complete."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def complete_folder(target: Path) -> Iterator[Path]:
+    """Yield a path beside the target, at which to make a folder; it becomes the target at the end of the block.
+
+    An error in the block leaves the target as it was.
+
+    Args:
+        target: does not exist, or is an empty folder; its parents are made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial_", dir=target.parent) as temporary:
+        partial = Path(temporary) / target.name
+        yield partial
+        partial.rename(target)

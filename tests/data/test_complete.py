@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from prox_monai.data.complete import complete_folder
+
+
+def test_it_appears_when_it_is_complete(tmp_path):
+    target = tmp_path / "new" / "folder"
+    with complete_folder(target) as partial:
+        partial.mkdir()
+        (partial / "file").touch()
+        assert not target.exists()
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("file")] == [(target / "file").relative_to(tmp_path)]
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    target = tmp_path / "folder"
+    target.mkdir()
+
+    def fail() -> None:
+        with complete_folder(target) as partial:
+            partial.mkdir()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list(tmp_path.rglob("*")) == [target]
