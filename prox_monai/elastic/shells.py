@@ -133,18 +133,23 @@ def _nested(candidates: set[tuple[int, ...]], what: str) -> tuple[tuple[int, ...
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where one cell lies within a corner's block: its rows, its columns in block and cell, its taps."""
+    """Where one cell lies within a corner's block: its rows, its columns in block and cell."""
 
     rows: slice
     columns: tuple[tuple[slice, slice], ...]
-    taps: slice
 
-    def write(self, block: Tensor, cell: Tensor) -> None:
+    def write(self, block: Tensor, cell: Tensor, taps: Tensor | None) -> None:
         for here, there in self.columns:
-            block[self.rows, here, self.taps] = cell[:, there]
+            part = cell[:, there]
+            if taps is None:
+                block[self.rows, here] = part
+            else:
+                block[self.rows, here].scatter_(2, taps.expand_as(part), part)
 
-    def read(self, block: Tensor) -> Tensor:
-        parts = [block[self.rows, here, self.taps] for here, _ in self.columns]
+    def read(self, block: Tensor, taps: Tensor | None) -> Tensor:
+        parts = [block[self.rows, here] for here, _ in self.columns]
+        if taps is not None:
+            parts = [part.gather(2, taps.expand(*part.shape[:2], -1)) for part in parts]
         return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -157,28 +162,18 @@ def _place(grid: Grid, corner: Cell, cell: Cell) -> _Place:
     for width, low, high in zip(large, inner, outer, strict=True):
         columns.append((slice(offset + low, offset + high), slice(within, within + high - low)))
         offset, within = offset + width, within + high - low
-    first = math.prod(grid.taps[cell[2] - 1]) if cell[2] else 0
-    return _Place(slice(start, grid.rows[cell[0]]), tuple(columns), slice(first, math.prod(grid.taps[cell[2]])))
+    return _Place(slice(start, grid.rows[cell[0]]), tuple(columns))
 
 
 @lru_cache(maxsize=1024)
-def _tap_order(taps: tuple[tuple[int, ...], ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The taps of the largest of nested kernels, shell after shell, as positions in it; and the inverse."""
-    shell = torch.zeros(taps[-1], dtype=torch.int64)
-    for kernel in taps[-2::-1]:
-        shell[tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(taps[-1], kernel, strict=True))] -= 1
-    order = shell.flatten().argsort(stable=True)
-    return order.to(device), order.argsort().to(device)
-
-
-def _to_shells(block: Tensor, taps: tuple[tuple[int, ...], ...]) -> Tensor:
-    """Re-order the taps of a block (rows, columns, taps) of the largest of nested kernels, shell after shell."""
-    return block if len(taps) == 1 else block.gather(2, _tap_order(taps, block.device)[0].expand_as(block))
-
-
-def _from_shells(block: Tensor, taps: tuple[tuple[int, ...], ...]) -> Tensor:
-    """Undo :func:`_to_shells`."""
-    return block if len(taps) == 1 else block.gather(2, _tap_order(taps, block.device)[1].expand_as(block))
+def _tap_positions(taps: tuple[tuple[int, ...], ...], corner: int, shell: int, device: torch.device) -> Tensor | None:
+    """Positions of a shell of taps within a corner's flattened kernel; None where the shell is all of it."""
+    if corner == 0:
+        return None
+    owner = torch.full(taps[corner], corner)
+    for inner in range(corner - 1, -1, -1):
+        owner[tuple(slice((n - m) // 2, (n + m) // 2) for n, m in zip(taps[corner], taps[inner], strict=True))] = inner
+    return (owner.flatten() == shell).nonzero().flatten().to(device)
 
 
 class _Assemble(torch.autograd.Function):
@@ -190,18 +185,23 @@ class _Assemble(torch.autograd.Function):
         extent = grid.extent(corner)
         block = tensors[0].new_empty(extent.block_shape)
         for cell, tensor in zip(cells, tensors, strict=True):
-            _place(grid, corner, cell).write(block, tensor)
-        return _from_shells(block, grid.taps[: corner[2] + 1]).view(extent.shape)
+            taps = _tap_positions(grid.taps, corner[2], cell[2], block.device)
+            _place(grid, corner, cell).write(block, tensor, taps)
+        return block.view(extent.shape)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         grid, corner, cells = ctx.layout
-        block = _to_shells(gradient.reshape(grid.extent(corner).block_shape), grid.taps[: corner[2] + 1])
-        wanted = ctx.needs_input_grad[3:]
+        block = gradient.reshape(grid.extent(corner).block_shape)
         parts = (
-            _place(grid, corner, cell).read(block) if want else None for cell, want in zip(cells, wanted, strict=True)
+            _read(grid, corner, cell, block) if want else None
+            for cell, want in zip(cells, ctx.needs_input_grad[3:], strict=True)
         )
         return None, None, None, *parts
+
+
+def _read(grid: Grid, corner: Cell, cell: Cell, block: Tensor) -> Tensor:
+    return _place(grid, corner, cell).read(block, _tap_positions(grid.taps, corner[2], cell[2], block.device))
 
 
 class ShellTensor(nn.Module):
@@ -237,15 +237,17 @@ class ShellTensor(nn.Module):
             tensors.append(tensor.detach() if frozen or self._in_frozen_core(cell, frozen_kernel) else tensor)
         if len(cells) == 1:
             return tensors[0].view(extent.shape)
+        if extent.ndim == 1 and len(extent.columns) == 1:
+            return torch.cat(tensors, dim=1).view(extent.shape)
         return _Assemble.apply(self.grid, corner, tuple(cells), *tensors)
 
     @torch.no_grad()
     def write(self, extent: Extent, tensor: Tensor, *, only: Cell | None = None) -> None:
         """Fill the cells of a corner, or ``only`` one of them, from a tensor of the corner's extent."""
         corner = self.grid.locate(extent)
-        block = _to_shells(tensor.reshape(extent.block_shape), self.grid.taps[: corner[2] + 1])
+        block = tensor.reshape(extent.block_shape)
         for cell in self.grid.cells(corner) if only is None else [only]:
-            self.cell(cell).copy_(_place(self.grid, corner, cell).read(block))
+            self.cell(cell).copy_(_read(self.grid, corner, cell, block))
 
     def _in_frozen_core(self, cell: Cell, frozen_kernel: int) -> bool:
         return len(self.grid.taps) > 1 and max(self.grid.taps[cell[2]]) <= frozen_kernel

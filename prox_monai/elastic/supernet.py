@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from prox_monai.elastic.architecture import Architecture
 from prox_monai.elastic.extra_state import ExtraState
@@ -77,8 +76,7 @@ class Supernet(nn.Module):
         skeleton = self._skeleton(self._active)
         skeleton.set_mode(self.training, self._frozen_prefixes(self._freeze))
         tensors = self._corners(skeleton) | self._buffer_views(skeleton)
-        network = partial(functional_call, skeleton.network, tensors, strict=True)
-        return at_resolution(lambda data: network((data,)), x, self.architecture.stride, self._active.resolution)
+        return at_resolution(partial(skeleton.run, tensors), x, self.architecture.stride, self._active.resolution)
 
     def parameter_shapes(self, config: SubnetConfig) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter of a subnet."""
@@ -211,11 +209,11 @@ class Supernet(nn.Module):
         Fused optimizers change tensors without raising their version, so what is kept never outlives a forward
         with gradients or a change of mode, and nothing is kept while gradients wait for an optimizer.
         """
-        waiting = any(parameter.grad is not None for parameter in self.tensors.parameters())
-        if self.training or torch.is_grad_enabled() or waiting:
+        shared = [] if self.training or torch.is_grad_enabled() else list(self.tensors.parameters())
+        if not shared or any(parameter.grad is not None for parameter in shared):
             self._assembled = None
             return self._parameter_corners(skeleton, self._freeze)
-        stamp = (self._active, [(p.data_ptr(), p._version) for p in self.tensors.parameters()])
+        stamp = (self._active, [(parameter.data_ptr(), parameter._version) for parameter in shared])
         if self._assembled is None or self._assembled[0] != stamp:
             self._assembled = stamp, self._parameter_corners(skeleton, Freeze())
         return self._assembled[1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
@@ -120,7 +121,7 @@ class PlainConvUNetArchitecture:
             list(self.requires_import),
             self.in_channels,
             self.out_channels,
-            allow_init=True,
+            allow_init=torch.get_default_device().type != "meta",  # where there is nothing to initialise
             deep_supervision=self.deep_supervision,
         )
 
