@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import math
 import os
 from contextlib import nullcontext
@@ -189,6 +190,7 @@ class ProXTrainer(nnUNetTrainer):
                         f"or nnUNet_results, or set `overwrite: true`."
                     )
         super().on_train_start()
+        gc.freeze()  # a new subnet makes many small objects: the collector need not walk those of the hosts each time
         self._log.open(Path(self.output_folder), self.settings, self.schedule, write=self.local_rank == 0)
 
     def on_train_epoch_start(self) -> None:
