@@ -13,6 +13,8 @@ from prox_monai.elastic.architecture import Architecture
 from prox_monai.elastic.shells import Extent
 from prox_monai.space import SubnetConfig
 
+Slot = tuple[dict[str, Tensor | None], str, str]
+
 
 @dataclass(slots=True)
 class Skeleton:
@@ -22,24 +24,14 @@ class Skeleton:
         network: the network; a tensor that is registered twice has its first name here.
         parameters: extents of the parameters.
         buffers: extents of the buffers.
+        slots: the places of all tensors: the dictionary of a module, the key in it, the name.
     """
 
     network: nn.Module
     parameters: dict[str, Extent]
     buffers: dict[str, Extent]
-    _slots: list[tuple[dict[str, Tensor | None], str, str]] = field(init=False, repr=False)
+    slots: list[Slot]
     _frozen: tuple[str, ...] = field(default=(), init=False)
-
-    def __post_init__(self) -> None:
-        names = {id(tensor): name for name, tensor in self.network.named_parameters()}
-        names |= {id(tensor): name for name, tensor in self.network.named_buffers()}
-        self._slots = [
-            (owner, leaf, names[id(tensor)])
-            for module in self.network.modules()
-            for owner in (module._parameters, module._buffers)
-            for leaf, tensor in owner.items()
-            if tensor is not None
-        ]
 
     def run(self, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor | list[Tensor]:
         """Run the network on tensors that stand in for its own, as ``functional_call(strict=True)`` would.
@@ -47,13 +39,13 @@ class Skeleton:
         That function looks through all modules at every call, which takes longer than a small network's layer; here
         the places are known.
         """
-        own = [owner[leaf] for owner, leaf, _ in self._slots]
+        own = [owner[leaf] for owner, leaf, _ in self.slots]
         try:
-            for owner, leaf, name in self._slots:
+            for owner, leaf, name in self.slots:
                 owner[leaf] = tensors[name]
             return self.network(x)
         finally:
-            for (owner, leaf, _), tensor in zip(self._slots, own, strict=True):
+            for (owner, leaf, _), tensor in zip(self.slots, own, strict=True):
                 owner[leaf] = tensor
 
     def set_mode(self, training: bool, frozen: tuple[str, ...]) -> None:
@@ -70,7 +62,7 @@ class Skeleton:
         """Return the network with data of its own; the skeleton is used up."""
         data = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         data |= {name: nn.Parameter(data[name]) for name in self.parameters}
-        for owner, leaf, name in self._slots:
+        for owner, leaf, name in self.slots:
             owner[leaf] = data[name]
         return self.network
 
@@ -84,14 +76,21 @@ def build_skeleton(architecture: Architecture, config: SubnetConfig) -> Skeleton
     with torch.device("meta"), _WithoutInit():
         network = architecture.build(config)
     concatenated = architecture.concatenated(config)
-    extents = {
-        name: Extent.of(tensor.shape, concatenated.get(name))
-        for name, tensor in (*network.named_parameters(), *network.named_buffers())
-    }
-    buffers = {name: extents.pop(name) for name, _ in network.named_buffers()}
+    parameters: dict[str, Extent] = {}
+    buffers: dict[str, Extent] = {}
+    slots: list[Slot] = []
+    names: dict[int, str] = {}
+    for path, module in network.named_modules():
+        for owner, extents in ((module._parameters, parameters), (module._buffers, buffers)):
+            for leaf, tensor in owner.items():
+                if tensor is not None:
+                    name = names.setdefault(id(tensor), f"{path}.{leaf}" if path else leaf)
+                    slots.append((owner, leaf, name))
+                    if name not in extents:
+                        extents[name] = Extent.of(tensor.shape, concatenated.get(name))
     if joined := sorted(concatenated.keys() & buffers.keys()):
         raise ValueError(f"normalisation statistics of concatenated inputs are not supported: {joined[0]}.")
-    return Skeleton(network, extents, buffers)
+    return Skeleton(network, parameters, buffers, slots)
 
 
 class _WithoutInit(TorchFunctionMode):
