@@ -56,13 +56,12 @@ def session_patch() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="session", autouse=True)
 def threads_for_processes(session_patch: pytest.MonkeyPatch) -> None:
-    """nnU-Net's pools start Python anew for each use, five seconds a time: threads do here."""
-    original = multiprocessing.get_context
+    """nnU-Net's pools start Python anew for each use, five seconds a time: threads do here.
 
-    def context(method: str | None = None) -> Any:
-        return SimpleNamespace(Pool=ThreadPool) if method == "spawn" else original(method)
-
-    session_patch.setattr(multiprocessing, "get_context", context)
+    Only ``Pool`` is replaced: tests of other folders, which run in this session too, spawn their processes.
+    """
+    spawn = type(multiprocessing.get_context("spawn"))
+    session_patch.setattr(spawn, "Pool", lambda context, *arguments, **options: ThreadPool(*arguments, **options))
 
 
 @pytest.fixture(scope="session", autouse=True)
