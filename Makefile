@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 unexport $(filter nnUNet_% PROX_CONFIG,$(.VARIABLES))
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint bench-step clean
+.PHONY: help test demo lint bench bench-ranking bench-step clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,6 +21,13 @@ lint: $(INSTALLED) ## check style and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+bench: $(INSTALLED) ## compare trainings on real data: DATA=<Decathlon folder>, METHODS=all, SEEDS="0 1 2", OUTPUT=<folder>
+	$(BIN)/python benchmarks/paper.py $(if $(DATA),--data "$(DATA)") $(if $(METHODS),--methods $(METHODS)) \
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUTPUT),--output "$(OUTPUT)")
+
+bench-ranking: $(INSTALLED) ## train subnets alone and compare them with those of the supernet (after bench; same variables)
+	$(BIN)/python benchmarks/ranking.py $(if $(DATA),--data "$(DATA)") $(if $(OUTPUT),--output "$(OUTPUT)")
+
 bench-step: $(INSTALLED) ## measure what a training step costs
 	$(BIN)/python benchmarks/step_cost.py
 
@@ -30,5 +37,5 @@ clean: ## remove the environment, builds and caches; runs/ stays
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("prox_monai needs Python 3.11 or newer, this is %d.%d; name another: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -e ".[dev,nnunet,monai]"
+	$(BIN)/python -m pip install -e ".[dev,nnunet,monai,search]"
 	@touch $@

@@ -127,7 +127,7 @@ def measure_phases(case: Case, device: torch.device, steps: int, rounds: int) ->
     for phase in schedule.phases:
         training.begin_epoch(phase.index)
         training.teacher = None
-        configs = [training.subnet_at(phase.index, step) for step in range(steps)]
+        configs = [config for step in range(steps) for config in training.subnets_at(phase.index, step)]
         plain = {config: Stepper(supernet.extract(config), x) for config in configs}
         ratios, seconds = [], []
         for number in range(rounds + 1):
@@ -191,7 +191,7 @@ def measure_fresh(device: torch.device, configurations: int) -> dict:
     elastic = Stepper(supernet, x)
     ratios = []
     for number in range(configurations):
-        config = training.subnet_at(4, number)
+        (config,) = training.subnets_at(4, number)
         plain = Stepper(supernet.extract(config), x)
         plain.step()  # the backend prepares its kernels for these shapes, as it does for any network
         activate = functools.partial(supernet.activate, config)

@@ -175,6 +175,38 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     _device_argument(parser)
 
 
+def _extend(arguments: argparse.Namespace) -> int:
+    with _extra("nnunet"):
+        from prox_monai.integrations.nnunet.extend import extend
+        from prox_monai.space import Dimension
+
+    candidates = {dimension: tuple(getattr(arguments, dimension)) for dimension in Dimension}
+    epochs = arguments.epochs[0] if len(arguments.epochs) == 1 else arguments.epochs
+    path, schedule = extend(arguments.checkpoint, candidates, epochs, arguments.output)
+    new = schedule.phases[-sum(map(len, candidates.values())) :]
+    print(f"{path} holds the trained subnets unchanged, and room for:")
+    for phase in new:
+        print(f"  {phase.stage} {phase.space.candidates(phase.stage)[-1]:g}, {phase.epochs} epochs")
+    trainer, plans, configuration = path.parent.parent.name.split("__")
+    dataset, fold = path.parents[2].name, path.parent.name.removeprefix("fold_")
+    print("Train them (the optimizer starts afresh; settings are in the checkpoint, PROX_CONFIG is not needed) with:")
+    results = shlex.quote(str(path.parents[3]))
+    options = f"-tr {trainer} -p {plans} --c"
+    print(f"  nnUNet_results={results} nnUNetv2_train {dataset} {configuration} {fold} {options}")
+    return 0
+
+
+def _extend_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="checkpoint_final.pth of a fold of ProXTrainer")
+    kinds = {"depth": int, "width": float, "kernel": int, "resolution": float}
+    for dimension, kind in kinds.items():
+        help = f"larger than every {dimension} that is trained; one or more, increasing"
+        parser.add_argument(f"--{dimension}", nargs="+", type=kind, default=[], metavar="VALUE", help=help)
+    help = "of the new phases, one per value: a total, or one number each"
+    parser.add_argument("--epochs", nargs="+", type=int, required=True, metavar="N", help=help)
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="nnUNet_results of the new training")
+
+
 _EXAMPLE = "$nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
 _SUBNET = "for example d2.2.1-w.5-k3-r1, or smallest, middle, largest"
 
@@ -248,6 +280,14 @@ COMMANDS = (
         _select,
         _select_arguments,
         examples=f"prox-monai select {_EXAMPLE} --subnet d1-w.5-k3-r.8 --as quick",
+    ),
+    Command(
+        "extend",
+        "add larger candidates to a trained family; nnUNetv2_train --c goes on through the new phases only",
+        _extend,
+        _extend_arguments,
+        examples=f"prox-monai extend {_EXAMPLE}/fold_0/checkpoint_final.pth --depth 3 --width 2 --epochs 100 "
+        "--output results_extended",
     ),
     Command(
         "export nnunet",

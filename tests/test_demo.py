@@ -34,6 +34,7 @@ validation_iterations: 1
 batch_size: 2
 mirror: false
 validate: [largest]
+polish: false
 """
 NAMES = ("smallest", "middle", "largest")
 

@@ -1,4 +1,4 @@
-"""What a demonstration has done already, in ``demo.json`` of its folder."""
+"""What a run has done already, in a JSON file of its folder; a run is a demonstration or a benchmark."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ class Record:
     Args:
         folder: output folder of the run; what is not in order is refused before anything is written.
         data: what the run works on, as text.
+        kind: ``demo`` or ``bench``: the target of the Makefile, and the name of the file.
 
     Raises:
         ValueError: When the folder holds a run on other data.
         FileExistsError: When the folder holds files and is no run's.
     """
 
-    def __init__(self, folder: Path, data: str) -> None:
-        self._path = folder / "demo.json"
+    def __init__(self, folder: Path, data: str, kind: str = "demo") -> None:
+        self._path = folder / f"{kind}.json"
         self._content = {"data": data, "done": [], "seconds": {}}
         if self._path.exists():
             self._content = json.loads(self._path.read_text())
             if self._content["data"] != data:
                 raise ValueError(
-                    f"{folder} holds a demo on {self._content['data']}, this one is on {data}; "
-                    f"give another --output (make demo OUTPUT=...), or remove the folder."
+                    f"{folder} holds a {kind} on {self._content['data']}, this one is on {data}; "
+                    f"give another --output (make {kind} OUTPUT=...), or remove the folder."
                 )
         elif folder.exists() and (foreign := sorted({path.name for path in folder.iterdir()} - {"data"})):
             raise FileExistsError(
-                f"{folder} holds {foreign[0]} and no demo.json; give an --output of its own (make demo OUTPUT=...)."
+                f"{folder} holds {foreign[0]} and no {kind}.json; give an --output of its own (make {kind} OUTPUT=...)."
             )
 
     @property

@@ -9,6 +9,8 @@ from torch import nn
 
 from prox_monai.space import SubnetConfig
 
+ChannelGroups = Mapping[str, tuple[tuple[str | None, ...], str | None]]
+
 
 @runtime_checkable
 class Architecture(Protocol):
@@ -49,3 +51,17 @@ class Architecture(Protocol):
 
     def continue_depth(self, network: nn.Module, section: int, block: int) -> None:
         """Initialise a block (counted from 1) of a built network so that it hardly changes its input."""
+
+
+@runtime_checkable
+class ReorderableArchitecture(Architecture, Protocol):
+    """An architecture that also knows which channels belong together; only re-ordering them asks for it."""
+
+    def channel_groups(self, config: SubnetConfig) -> ChannelGroups:
+        """Map the prefix of the names of a module's tensors to the channels that it reads and writes.
+
+        Channels that must be in one order, such as those that the blocks of a section write where any of them may be
+        the last, are one group, named by any string. A module reads one group per concatenated input, in order, and
+        writes one; None stands for channels whose order is given (images, classes). Weights have an axis for each,
+        tensors with one axis follow what is written.
+        """

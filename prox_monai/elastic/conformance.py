@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 import math
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prox_monai.elastic.architecture import Architecture
+from prox_monai.elastic.architecture import Architecture, ReorderableArchitecture
+from prox_monai.elastic.reorder import channel_importance, permute_channels
+from prox_monai.elastic.resolution import without_resolution
 from prox_monai.elastic.shells import Extent, Grid
 from prox_monai.elastic.supernet import Supernet
 from prox_monai.space import Dimension, SearchSpace, SubnetConfig
@@ -59,7 +62,7 @@ def check_architecture(
             check(subject)
         supernet = _randomised_supernet(subject)
         x = torch.randn(2, *(input_size or _input_size(subject)))
-        for check_run in (_check_outputs, _check_backward, _check_depth, _check_kernels):
+        for check_run in (_check_outputs, _check_backward, _check_depth, _check_kernels, _check_channel_groups):
             check_run(subject, supernet, x)
 
 
@@ -233,6 +236,35 @@ def _check_kernels(subject: _Subject, supernet: Supernet, x: Tensor) -> None:
         for ours, theirs in zip(outputs[-1], outputs[0], strict=True):
             if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-9, atol=1e-9):
                 raise ValueError(f"kernel {kernel} with a zero ring is another function than {kernels[0]}.")
+
+
+@torch.no_grad()
+def _check_channel_groups(subject: _Subject, supernet: Supernet, x: Tensor) -> None:
+    """The widest networks of all depths are the same functions when channels are in another order."""
+    architecture, space, config = subject.architecture, subject.space, subject.space.largest()
+    if not isinstance(architecture, ReorderableArchitecture):
+        return
+    network = without_resolution(supernet.double().extract(config))
+    tensors = _tensors(network)
+    for prefix in architecture.channel_groups(config):
+        if not any(name.startswith(prefix) for name in tensors):
+            raise ValueError(f"channel_groups({config}) names {prefix!r}, which matches no tensor of that network.")
+    for tensor in tensors.values():
+        if tensor.ndim == 1:
+            nn.init.uniform_(tensor, 0.5, 1.5)
+    with _explaining(f"channel_groups({config}) do not fit that network"):
+        sizes = {g: len(norms) for g, norms in channel_importance(architecture, config, network).items()}
+        permuted = copy.deepcopy(network)
+        permute_channels(architecture, config, permuted, {g: torch.randperm(n) for g, n in sizes.items()})
+    outputs = []
+    for largest in (network, permuted):
+        supernet.absorb(config, largest)
+        outputs.append([])
+        for depth in space.depth:
+            supernet.activate(space.restrict(depth=(depth,)).largest())
+            outputs[-1] += _as_list(supernet(x.double()))
+    if not all(torch.allclose(ours, theirs, rtol=1e-9, atol=1e-9) for ours, theirs in zip(*outputs, strict=True)):
+        raise ValueError("channels in another order, as channel_groups says, are another function.")
 
 
 @contextlib.contextmanager

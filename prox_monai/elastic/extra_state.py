@@ -21,11 +21,13 @@ class ExtraState:
         space: the subnets that exist.
         active: the one that runs.
         opened_depth: the depth up to which blocks hold something that was learnt.
+        kernel_transforms: whether smaller kernels are transforms of the largest.
     """
 
     space: SearchSpace
     active: SubnetConfig
     opened_depth: int
+    kernel_transforms: bool = False
 
     def encode(self) -> Tensor:
         """Return it as bytes; the length is always the same.
@@ -33,7 +35,12 @@ class ExtraState:
         Raises:
             ValueError: When the space has too many sections for it.
         """
-        state = {"space": self.space.to_dict(), "active": self.active.to_dict(), "opened_depth": self.opened_depth}
+        state = {
+            "space": self.space.to_dict(),
+            "active": self.active.to_dict(),
+            "opened_depth": self.opened_depth,
+            "kernel_transforms": self.kernel_transforms,
+        }
         encoded = json.dumps(state, separators=(",", ":")).encode()
         if len(encoded) > _BYTES:
             raise ValueError(f"the search space takes {len(encoded)} bytes of {_BYTES}; use fewer sections.")
@@ -49,6 +56,6 @@ class ExtraState:
         try:
             state = json.loads(bytes(tensor.cpu().tolist()))
             space, active = SearchSpace.from_dict(state["space"]), SubnetConfig.from_dict(state["active"])
-            return cls(space, active, state["opened_depth"])
+            return cls(space, active, state["opened_depth"], state.get("kernel_transforms", False))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"the extra state is not that of a prox_monai supernet: {error}") from None

@@ -88,3 +88,8 @@ class AtResolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Map ``(B, C, *spatial)`` to the network's outputs at their native sizes."""
         return at_resolution(self.network, x, self.stride, self.resolution)
+
+
+def without_resolution(network: nn.Module) -> nn.Module:
+    """Return the plain network, at whatever resolution it works."""
+    return network.network if isinstance(network, AtResolution) else network

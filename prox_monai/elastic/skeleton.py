@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from prox_monai.elastic.architecture import Architecture
@@ -94,10 +96,35 @@ def build_skeleton(architecture: Architecture, config: SubnetConfig) -> Skeleton
 
 
 class _WithoutInit(TorchFunctionMode):
-    """Skip initialisation: on the meta device it fills nothing, yet takes most of the time of a build."""
+    """Skip initialisation: on the meta device it fills nothing, yet takes most of the time of a build.
+
+    Torch's own layers call ``reset_parameters`` once their parameters are registered; it is not even begun.
+    """
+
+    def __enter__(self) -> _WithoutInit:
+        self._layers: list[nn.Module] = []
+        self._thread = get_ident()
+        self._hook = register_module_parameter_registration_hook(self._skip_reset)
+        return super().__enter__()
+
+    def __exit__(self, *exception) -> None:
+        super().__exit__(*exception)
+        self._hook.remove()
+        for layer in self._layers:
+            vars(layer).pop("reset_parameters", None)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         fills = getattr(function, "__module__", None) == nn.init.__name__
         if fills or function in (Tensor.normal_, Tensor.uniform_):
             return args[0] if args else kwargs["tensor"]
         return function(*args, **(kwargs or {}))
+
+    def _skip_reset(self, layer: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        # The hook is called for all modules, also those that another thread builds.
+        if get_ident() == self._thread and type(layer).__module__.startswith("torch.nn."):
+            vars(layer)["reset_parameters"] = _nothing
+            self._layers.append(layer)
+
+
+def _nothing() -> None:
+    """What is left of a layer's ``reset_parameters``."""

@@ -13,9 +13,10 @@ from prox_monai.elastic.architecture import Architecture
 from prox_monai.elastic.extra_state import ExtraState
 from prox_monai.elastic.freeze import Freeze
 from prox_monai.elastic.growth import Growth, initialise
-from prox_monai.elastic.resolution import AtResolution, at_resolution
+from prox_monai.elastic.resolution import AtResolution, at_resolution, without_resolution
 from prox_monai.elastic.shells import Grid, ShellTensor
 from prox_monai.elastic.skeleton import Skeleton, build_skeleton
+from prox_monai.elastic.transforms import KernelTransforms
 from prox_monai.space import SearchSpace, SectionConfig, SubnetConfig
 
 _CACHED_SKELETONS = 256
@@ -31,12 +32,21 @@ class Supernet(nn.Module):
         architecture: rule from configuration to plain network.
         space: the subnets that exist; ``space.largest()`` is active at first.
         growth: what an expansion finds when it opens a width, see :func:`~prox_monai.elastic.growth.initialise`.
+        kernel_transforms: whether smaller kernels are learnable transforms of the largest
+            (:class:`~prox_monai.elastic.transforms.KernelTransforms`), not its centre.
 
     Raises:
         ValueError: When the architecture does not fit the space.
     """
 
-    def __init__(self, architecture: Architecture, space: SearchSpace, *, growth: Growth = "preserving") -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        space: SearchSpace,
+        *,
+        growth: Growth = "preserving",
+        kernel_transforms: bool = False,
+    ) -> None:
         super().__init__()
         if architecture.sections != space.sections:
             raise ValueError(
@@ -44,7 +54,7 @@ class Supernet(nn.Module):
             )
         self.architecture = architecture
         self.growth: Growth = growth
-        self._allocate(space)
+        self._allocate(space, kernel_transforms)
         with torch.no_grad():
             for name, buffer in initialise(architecture, space, self._shells, growth).items():
                 self.get_buffer(_key(name)).copy_(buffer)
@@ -86,13 +96,14 @@ class Supernet(nn.Module):
         """Group the parameters for an optimizer, each group with its ``lr`` and its ``scale`` of the learning rate.
 
         A kernel ring adds many taps at once; under Adam, which moves every weight alike, they would drown the core
-        that they surround. Rings learn at the share of the core's taps in the kernel that they complete. A loop that
-        changes the learning rate multiplies it by a group's ``scale``.
+        that they surround. With preserving growth, rings learn at the share of the core's taps in the kernel that they
+        complete. A loop that changes the learning rate multiplies it by a group's ``scale``.
         """
-        groups: dict[float, list[nn.Parameter]] = {}
+        groups: dict[float, list[nn.Parameter]] = {1.0: list(self.transforms.parameters())}
         for shells in self.tensors.values():
             for cell in shells.grid.cells():
-                groups.setdefault(shells.grid.core_share(cell), []).append(shells.cell(cell))
+                scale = shells.grid.core_share(cell) if self.growth == "preserving" else 1.0
+                groups.setdefault(scale, []).append(shells.cell(cell))
         return [
             {"params": parameters, "lr": learning_rate * scale, "scale": scale} for scale, parameters in groups.items()
         ]
@@ -120,10 +131,14 @@ class Supernet(nn.Module):
         """Write a plain network's tensors into the corner that the subnet fills; the inverse of ``extract``.
 
         Raises:
-            ValueError: When the subnet is not in the search space, or a tensor is missing or has another shape.
+            ValueError: When the subnet is not in the search space, a tensor is missing or has another shape, or a
+                kernel is one that is a transform of the largest.
         """
         self.space.check(config)
         skeleton = self._skeleton(config)
+        for name, extent in skeleton.parameters.items():
+            if _key(name) in self.transforms and extent.taps != (largest := self._shells(name).grid.taps[-1]):
+                raise ValueError(f"{name} of {config} is not absorbed: {extent.taps} is a transform of {largest}.")
         state = dict(network.named_parameters()) | dict(network.named_buffers())
         for name, extent in (skeleton.parameters | skeleton.buffers).items():
             if name not in state or tuple(state[name].shape) != extent.shape:
@@ -153,7 +168,7 @@ class Supernet(nn.Module):
         before = self.space.depth[self.space.depth.index(depth) - 1]
         space = self.space
         config = SubnetConfig.uniform(space.sections, depth, space.width[-1], space.kernel[-1], space.resolution[-1])
-        network = _without_resolution(self.extract(config))
+        network = without_resolution(self.extract(config))
         for section in range(space.sections):
             for block in range(before, depth):
                 self.architecture.continue_depth(network, section, block)
@@ -164,19 +179,21 @@ class Supernet(nn.Module):
         """Return a supernet of a larger space in which every old subnet gives the same output.
 
         Raises:
-            ValueError: When the new space lacks a subnet of the old one.
+            ValueError: When the new space lacks a subnet of the old one, or kernels are transforms of the largest.
         """
+        if self.kernel_transforms:
+            raise ValueError("a supernet with kernel transforms does not grow: its largest network bounds it.")
         space.check_includes(self.space)
         largest = self.space.largest()
         grown = Supernet(self.architecture, space, growth=self.growth).to(self._like)
-        grown.absorb(largest, _without_resolution(self.extract(largest)))
+        grown.absorb(largest, without_resolution(self.extract(largest)))
         grown.activate(self._active)
         grown._opened_depth = self._opened_depth
         return grown.train(self.training)
 
     def get_extra_state(self) -> Tensor:
         """Encode space and active subnet as bytes of fixed length, so that a state dict describes itself."""
-        return ExtraState(self.space, self._active, self._opened_depth).encode()
+        return ExtraState(self.space, self._active, self._opened_depth, self.kernel_transforms).encode()
 
     def set_extra_state(self, state: Tensor) -> None:
         """Activate the subnet that was active when the state was saved."""
@@ -185,16 +202,16 @@ class Supernet(nn.Module):
         self._opened_depth = described.opened_depth
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        """Load a state dict; the supernet first takes on the search space that the state describes.
+        """Load a state dict; the supernet first takes on the search space and the transforms that it describes.
 
-        Where that is another space the parameters are new ones, and an optimizer of the old ones is of no use.
+        Where they are others the parameters are new ones, and an optimizer of the old ones is of no use.
         """
         if "_extra_state" in state_dict:
-            space = ExtraState.decode(state_dict["_extra_state"]).space
-            if space != self.space:
+            described = ExtraState.decode(state_dict["_extra_state"])
+            if (described.space, described.kernel_transforms) != (self.space, self.kernel_transforms):
                 like, training = self._like, self.training
                 with torch.inference_mode(False):  # a predictor may load while it predicts
-                    self._allocate(space)
+                    self._allocate(described.space, described.kernel_transforms)
                     self.to(like).train(training)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
@@ -209,7 +226,7 @@ class Supernet(nn.Module):
         Fused optimizers change tensors without raising their version, so what is kept never outlives a forward
         with gradients or a change of mode, and nothing is kept while gradients wait for an optimizer.
         """
-        shared = [] if self.training or torch.is_grad_enabled() else list(self.tensors.parameters())
+        shared = [] if self.training or torch.is_grad_enabled() else list(self.parameters())
         if not shared or any(parameter.grad is not None for parameter in shared):
             self._assembled = None
             return self._parameter_corners(skeleton, self._freeze)
@@ -219,11 +236,13 @@ class Supernet(nn.Module):
         return self._assembled[1]
 
     def _parameter_corners(self, skeleton: Skeleton, freeze: Freeze) -> dict[str, Tensor]:
-        prefixes = self._frozen_prefixes(freeze)
-        return {
-            name: self._shells(name).corner(extent, frozen=name.startswith(prefixes), frozen_kernel=freeze.kernel)
-            for name, extent in skeleton.parameters.items()
-        }
+        prefixes, tensors, transforms = self._frozen_prefixes(freeze), self.tensors, self.transforms
+        corners = {}
+        for name, extent in skeleton.parameters.items():
+            key, frozen = _key(name), name.startswith(prefixes)
+            corner = partial(transforms[key].corner, tensors[key]) if key in transforms else tensors[key].corner
+            corners[name] = corner(extent, frozen=frozen, frozen_kernel=freeze.kernel)
+        return corners
 
     def _buffer_views(self, skeleton: Skeleton) -> dict[str, Tensor]:
         """Leading entries of the shared buffers; what training writes into them is shared."""
@@ -251,8 +270,8 @@ class Supernet(nn.Module):
         """A tensor of the device and the type of the shared tensors."""
         return next(self.tensors.parameters())
 
-    def _allocate(self, space: SearchSpace) -> None:
-        """Create zero cells for every candidate of the space."""
+    def _allocate(self, space: SearchSpace, kernel_transforms: bool) -> None:
+        """Create zero cells for every candidate of the space, and transforms of elastic kernels if wanted."""
         depth, kernel = space.depth[-1], space.kernel[-1]
         candidates = [(w, kernel) for w in space.width] + [(space.width[-1], k) for k in space.kernel]
         skeletons = [
@@ -263,9 +282,13 @@ class Supernet(nn.Module):
         self._opened_depth = space.depth[0]
         self._skeletons: dict[tuple[SectionConfig, ...], Skeleton] = {}
         self._assembled: tuple[Any, dict[str, Tensor]] | None = None
-        self.tensors = nn.ModuleDict()
+        self.kernel_transforms = kernel_transforms
+        self.tensors, self.transforms = nn.ModuleDict(), nn.ModuleDict()
         for name in skeletons[-1].parameters:
-            self.tensors[_key(name)] = ShellTensor(_grid(name, skeletons))
+            grid = _grid(name, skeletons)
+            self.tensors[_key(name)] = ShellTensor(grid)
+            if kernel_transforms and len(grid.taps) > 1:
+                self.transforms[_key(name)] = KernelTransforms(grid.taps)
         for name, buffer in skeletons[-1].network.named_buffers():
             self.register_buffer(_key(name), torch.zeros_like(buffer, device="cpu"))
 
@@ -275,10 +298,6 @@ def _grid(name: str, skeletons: list[Skeleton]) -> Grid:
         return Grid.spanning([skeleton.parameters[name] for skeleton in skeletons])
     except (KeyError, ValueError) as error:
         raise ValueError(f"the networks of this architecture do not nest: {name}: {error}") from error
-
-
-def _without_resolution(network: nn.Module) -> nn.Module:
-    return network.network if isinstance(network, AtResolution) else network
 
 
 def _key(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -57,8 +58,7 @@ class MultiplyAdds:
         target = (math.log(self(space.smallest())) + math.log(self(space.largest()))) / 2
         uniform = (
             SubnetConfig.uniform(space.sections, depth, width, kernel, space.resolution[-1])
-            for depth in space.depth
-            for width in space.width
+            for depth, width in space.pairs or itertools.product(space.depth, space.width)
             for kernel in space.kernel
         )
         return min(uniform, key=lambda config: (abs(math.log(self(config)) - target), config))

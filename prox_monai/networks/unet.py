@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from prox_monai.networks.blocks import NEGATIVE_SLOPE, NORMS, ConvBlock, continue_block
+from prox_monai.networks.channel_groups import ChannelGroups, unet_channel_groups
 from prox_monai.networks.dims import conv, transposed_conv
 from prox_monai.space import SectionConfig, SubnetConfig
 
@@ -248,6 +249,10 @@ class UNetArchitecture:
         """Initialise a block beyond a section's first so that it hardly changes what the block before it gives."""
         before, new = (network.get_submodule(self.block_prefix(section, b)[:-1]) for b in (block - 1, block))
         continue_block(before.norm, new.conv, new.norm, NEGATIVE_SLOPE)
+
+    def channel_groups(self, config: SubnetConfig) -> ChannelGroups:
+        """Return which modules of the network of ``config`` share channels, see :func:`unet_channel_groups`."""
+        return unet_channel_groups(config.depths, self.block_prefix, "decoder.{}.upsample.", "decoder.{}.head.")
 
     def kernels_of(self, config: SubnetConfig) -> list[tuple[int, ...]]:
         """Return the kernel size per level and axis in the network of ``config``."""

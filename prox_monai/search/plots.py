@@ -1,4 +1,4 @@
-"""The pictures: the front of evaluated subnets, and a prediction beside its truth."""
+"""The pictures: the front of evaluated subnets, a prediction beside its truth, trainings beside each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from prox_monai.evaluation.multiply_adds import ALIASES
-from prox_monai.search.pareto import pareto_front
+from prox_monai.search.pareto import latency_buckets, pareto_front
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,6 +132,79 @@ def prediction_picture(
     _legend(figure, labels)
     figure.suptitle(title)
     grid[-1][1].set_xlabel(source, fontsize="small", color="0.35")
+    figure.savefig(path, dpi=130)
+
+
+def bucket_picture(
+    scores: Mapping[str, Sequence[tuple[float, float]]], path: str | Path, *, title: str, buckets: int = 5
+) -> None:
+    """Draw how Dice is distributed in buckets of equal latency, a box per method (ProX, figure 4).
+
+    Args:
+        scores: latency in milliseconds and Dice of each subnet, by method.
+        path: the PNG to write.
+        title: what was measured.
+        buckets: number of quantile buckets over the subnets of all methods.
+
+    Raises:
+        ImportError: When matplotlib is not installed.
+        ValueError: When there are fewer latencies than buckets.
+    """
+    distinct = sorted({latency for pairs in scores.values() for latency, _ in pairs})
+    index = dict(zip(distinct, latency_buckets(distinct, buckets), strict=True))
+    figure = _figure(max(8.0, 0.28 * buckets * len(scores) + 2), 5)
+    axes = figure.add_subplot()
+    step = 0.8 / len(scores)
+    for number, (method, pairs) in enumerate(scores.items()):
+        boxes = axes.boxplot(
+            [[dice for latency, dice in pairs if index[latency] == bucket] for bucket in range(buckets)],
+            positions=[bucket + (number + 0.5) * step - 0.4 for bucket in range(buckets)],
+            widths=0.85 * step,
+            patch_artist=True,
+            flierprops={"markersize": 2.5},
+            medianprops={"color": "black"},
+            manage_ticks=False,
+        )
+        for box in boxes["boxes"]:
+            box.set(facecolor=f"C{number % 10}", alpha=0.8)
+        axes.bar([0], [0], color=f"C{number % 10}", label=method)
+    spans = [[x for x in distinct if index[x] == bucket] for bucket in range(buckets)]
+    axes.set_xticks(range(buckets), [f"{span[0]:.3g} to {span[-1]:.3g}" for span in spans])
+    for bucket in range(1, buckets):
+        axes.axvline(bucket - 0.5, color="0.85", linewidth=1, zorder=0)
+    worst, best = (choose(dice for pairs in scores.values() for _, dice in pairs) for choose in (min, max))
+    margin = 0.05 * (best - worst) + 1e-3
+    axes.set(xlim=(-0.5, buckets - 0.5), ylim=(worst - margin, best + margin), title=title)
+    axes.set(xlabel="latency of one patch, batch 1 (ms): quantile buckets", ylabel="mean foreground Dice")
+    axes.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=min(len(scores), 4), fontsize="small", frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def loss_picture(curves: Mapping[str, Mapping[str, Sequence[Any]]], path: str | Path, *, title: str) -> None:
+    """Draw the loss of trainings epoch by epoch, with a mark where a phase begins (ProX, figures 5 and 6).
+
+    Args:
+        curves: for each training one value per epoch of ``loss``, ``seconds``, ``phase`` and ``stage``.
+        path: the PNG to write.
+        title: what the losses are of.
+
+    Raises:
+        ImportError: When matplotlib is not installed.
+    """
+    figure = _figure(9, 0.8 + 2.0 * len(curves))
+    rows = figure.subplots(len(curves), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for number, (axes, (name, curve)) in enumerate(zip(rows, curves.items(), strict=True)):
+        axes.plot(range(1, len(curve["loss"]) + 1), curve["loss"], color=f"C{number % 10}", marker=".", markersize=4)
+        axes.set_title(f"{name}, {sum(curve['seconds']) / 60:.1f} minutes", loc="left", fontsize="medium", pad=14)
+        axes.set_ylabel("loss")
+        axes.grid(alpha=0.3)
+        for epoch, stage in enumerate(curve["stage"]):
+            if epoch == 0 or curve["phase"][epoch] != curve["phase"][epoch - 1]:
+                axes.axvline(epoch + 0.5, color="grey", linestyle=":", linewidth=1)
+                axes.text(epoch + 0.5, 1.02, stage, transform=axes.get_xaxis_transform(), fontsize="x-small")
+    rows[-1].set_xlabel("epoch")
+    figure.suptitle(title)
     figure.savefig(path, dpi=130)
 
 

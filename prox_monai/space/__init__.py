@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prox_monai.space.schedule import Phase, PhaseSchedule
+from prox_monai.space.schedule import Phase, PhaseSchedule, Stage
 from prox_monai.space.search_space import SearchSpace, unet_groups
 from prox_monai.space.subnet import Dimension, SectionConfig, SubnetConfig
 
@@ -12,6 +12,7 @@ __all__ = [
     "PhaseSchedule",
     "SearchSpace",
     "SectionConfig",
+    "Stage",
     "SubnetConfig",
     "unet_groups",
 ]

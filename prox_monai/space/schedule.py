@@ -3,39 +3,83 @@
 from __future__ import annotations
 
 import itertools
+import random
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
+from enum import StrEnum
 from typing import Any, Literal
 
 from prox_monai.space.search_space import SearchSpace
 from prox_monai.space.subnet import Dimension, SubnetConfig, check_fields, is_integer
 
 
+class Stage(StrEnum):
+    """What a phase is for: to expand a dimension (its values equal those of ``Dimension``), or none."""
+
+    DEPTH = "depth"
+    WIDTH = "width"
+    KERNEL = "kernel"
+    RESOLUTION = "resolution"
+    JOINT = "joint"  # everything that is trained is trained from the start
+    POLISH = "polish"  # everything has been expanded
+
+
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One expansion step of a stage.
+    """A sub-space, how its subnets are trained, and for how long.
 
     Args:
         index: position in the schedule, from 0.
-        stage: the dimension that is being expanded.
+        stage: what the phase is for.
         space: the subnets that are trained.
         epochs: length in epochs, at least 1.
-        teacher: the subnet to distil from; None when there is none.
+        teacher: the subnet to distil from, as it is when the phase begins; None when there is none.
+        random: subnets that each optimizer step draws from ``space``, all equally probable.
+        fixed: subnets that each optimizer step trains before those.
+        in_place: the others learn from what the first of ``fixed`` gives in the same step.
+        reorder: channels are re-ordered by their importance when the phase begins.
 
     Raises:
-        ValueError: When ``epochs`` is not an integer >= 1.
+        ValueError: When ``epochs`` is not an integer >= 1, a step would train no subnet, a fixed subnet is not in the
+            space, or there is none to learn from in place.
     """
 
     index: int
-    stage: Dimension
+    stage: Stage
     space: SearchSpace
     epochs: int
-    teacher: SubnetConfig | None
+    teacher: SubnetConfig | None = None
+    random: int = 1
+    fixed: tuple[SubnetConfig, ...] = ()
+    in_place: bool = False
+    reorder: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stage", Stage(self.stage))
+        object.__setattr__(self, "fixed", tuple(self.fixed))
+        where = f"of phase {self.index}"
         if not is_integer(self.epochs) or self.epochs < 1:
-            raise ValueError(f"epochs of phase {self.index} must be an integer >= 1, got {self.epochs!r}.")
+            raise ValueError(f"epochs {where} must be an integer >= 1, got {self.epochs!r}.")
+        least = 0 if self.fixed else 1
+        if not is_integer(self.random) or self.random < least:
+            raise ValueError(f"random {where} must be an integer >= {least}, got {self.random!r}.")
+        for config in self.fixed:
+            self.space.check(config)
+        if self.in_place and not self.fixed:
+            raise ValueError(f"in_place {where} needs a fixed subnet to learn from.")
+
+    def smallest(self) -> SubnetConfig:
+        """Return the smallest subnet that is trained."""
+        return self.space.smallest() if self.random else self.fixed[-1]
+
+    def largest(self) -> SubnetConfig:
+        """Return the largest subnet that is trained."""
+        return self.space.largest() if self.random else self.fixed[0]
+
+    def sample(self, rng: random.Random) -> tuple[SubnetConfig, ...]:
+        """Return the subnets of one optimizer step."""
+        return (*self.fixed, *(self.space.sample(rng) for _ in range(self.random)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the phase as JSON primitives."""
@@ -45,25 +89,31 @@ class Phase:
             "space": self.space.to_dict(),
             "epochs": self.epochs,
             "teacher": None if self.teacher is None else self.teacher.to_dict(),
+            "random": self.random,
+            "fixed": [config.to_dict() for config in self.fixed],
+            "in_place": self.in_place,
+            "reorder": self.reorder,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Phase:
-        """Return the phase of :meth:`to_dict`.
+        """Return the phase of :meth:`to_dict`; what a step trains may be left out.
 
         Raises:
             ValueError: When a field is missing, unknown or not allowed.
         """
-        check_fields("phase", data, [field.name for field in fields(cls)])
-        if data["stage"] not in tuple(Dimension):
-            raise ValueError(f"stage must be one of {', '.join(Dimension)}, got {data['stage']!r}.")
-        return cls(
-            data["index"],
-            Dimension(data["stage"]),
-            SearchSpace.from_dict(data["space"]),
-            data["epochs"],
-            None if data["teacher"] is None else SubnetConfig.from_dict(data["teacher"]),
-        )
+        optional = [field.name for field in fields(cls) if field.default is not MISSING and field.name != "teacher"]
+        required = [field.name for field in fields(cls) if field.name not in optional]
+        check_fields("phase", data, required, optional)
+        if data["stage"] not in tuple(Stage):
+            raise ValueError(f"stage must be one of {', '.join(Stage)}, got {data['stage']!r}.")
+        read = {
+            "stage": Stage(data["stage"]),
+            "space": SearchSpace.from_dict(data["space"]),
+            "teacher": None if data["teacher"] is None else SubnetConfig.from_dict(data["teacher"]),
+            "fixed": tuple(SubnetConfig.from_dict(config) for config in data.get("fixed", ())),
+        }
+        return cls(**{**data, **read})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +141,9 @@ class PhaseSchedule:
         space: SearchSpace,
         epochs: int | Sequence[int],
         resolution: Literal["increasing", "mixed"] = "increasing",
+        *,
+        subnets_per_step: int | Sequence[int] = 1,
+        polish: bool = False,
     ) -> PhaseSchedule:
         """Return the schedule of ProX: the smallest subnet first, then one more candidate per phase.
 
@@ -99,9 +152,12 @@ class PhaseSchedule:
             epochs: in total, split evenly with the remainder to the last phase; or one value per phase.
             resolution: ``increasing`` opens resolutions last (ProX-IR), ``mixed`` has all of them from the
                 first phase on (ProX-MR).
+            subnets_per_step: subnets per optimizer step; one number, or one per stage.
+            polish: add a last phase under the sandwich rule (:meth:`sandwich`).
 
         Raises:
-            ValueError: When ``epochs`` does not cover the phases, or ``resolution`` is another.
+            ValueError: When ``epochs`` does not cover the phases, ``subnets_per_step`` the stages, or ``resolution``
+                is another.
 
         Stages are depth, width, kernel, resolution (ProX, section 3); the variants are those of section
         4.1.1. The teacher is the largest subnet of the phase before (section 3.5).
@@ -110,43 +166,81 @@ class PhaseSchedule:
             raise ValueError(f"resolution must be 'increasing' or 'mixed', got {resolution!r}.")
         stages = [stage for stage in Dimension if stage != Dimension.RESOLUTION or resolution == "increasing"]
         steps = _expansion(space, stages, downwards=False)
-        teachers = [None, *(opened.largest() for _, opened in steps[:-1])]
-        return cls._of(steps, epochs, teachers)
+        counts = _per_stage(subnets_per_step, stages)
+        phases = [
+            Phase(index, stage, opened, 1, steps[index - 1][1].largest() if index else None, counts[stage])
+            for index, (stage, opened) in enumerate(steps)
+        ]
+        if polish:
+            phases.append(_sandwich(len(phases), Stage.POLISH, space))
+        return cls._lasting(phases, epochs)
 
     @classmethod
-    def progressive_shrinking(cls, space: SearchSpace, epochs: int | Sequence[int]) -> PhaseSchedule:
+    def progressive_shrinking(
+        cls,
+        space: SearchSpace,
+        epochs: int | Sequence[int],
+        *,
+        subnets_per_step: int | Sequence[int] = 1,
+        reorder: bool = False,
+    ) -> PhaseSchedule:
         """Return the schedule of progressive shrinking: the largest subnet first, then smaller ones.
 
         Args:
             space: the space that the last phase trains.
             epochs: in total, split evenly with the remainder to the last phase; or one value per phase.
+            subnets_per_step: subnets per optimizer step; one number, or one per stage.
+            reorder: whether channels are re-ordered by importance before the width stage.
 
         Raises:
-            ValueError: When ``epochs`` does not cover the phases.
+            ValueError: When ``epochs`` does not cover the phases, or ``subnets_per_step`` the stages.
 
         Stages are kernel, depth, width at all resolutions; the teacher is the largest subnet throughout
         (Cai et al., "Once-for-all", ICLR 2020, section 3.3).
         """
         stages = [Dimension.KERNEL, Dimension.DEPTH, Dimension.WIDTH]
         steps = _expansion(space, stages, downwards=True)
-        teachers = [None, *(space.largest() for _ in steps[1:])]
-        return cls._of(steps, epochs, teachers)
+        counts = _per_stage(subnets_per_step, stages)
+        first_width = next((index for index, (stage, _) in enumerate(steps) if stage == Stage.WIDTH), None)
+        phases = [
+            Phase(
+                index,
+                stage,
+                opened,
+                1,
+                space.largest() if index else None,
+                counts[stage],
+                reorder=reorder and index == first_width,
+            )
+            for index, (stage, opened) in enumerate(steps)
+        ]
+        return cls._lasting(phases, epochs)
 
     @classmethod
-    def _of(
-        cls,
-        steps: Sequence[tuple[Dimension, SearchSpace]],
-        epochs: int | Sequence[int],
-        teachers: Sequence[SubnetConfig | None],
-    ) -> PhaseSchedule:
-        lengths = _split(epochs, len(steps))
-        rows = zip(steps, lengths, teachers, strict=True)
-        return cls(
-            tuple(
-                Phase(index, stage, space, length, teacher)
-                for index, ((stage, space), length, teacher) in enumerate(rows)
-            )
-        )
+    def sandwich(cls, space: SearchSpace, epochs: int) -> PhaseSchedule:
+        """Return a schedule of one phase that trains the largest, the smallest and a random subnet in every step.
+
+        All but the largest learn from what the largest gives in the same step (Yu et al., "BigNAS", ECCV 2020,
+        sections 3.1 and 3.2).
+
+        Raises:
+            ValueError: When ``epochs`` is not an integer >= 1.
+        """
+        return cls._lasting([_sandwich(0, Stage.JOINT, space)], [epochs])
+
+    @classmethod
+    def standalone(cls, space: SearchSpace, config: SubnetConfig, epochs: int) -> PhaseSchedule:
+        """Return a schedule that trains one subnet alone.
+
+        Raises:
+            ValueError: When the subnet is not in the space, or ``epochs`` is not an integer >= 1.
+        """
+        return cls((Phase(0, Stage.JOINT, space.around(config), epochs, random=0, fixed=(config,)),))
+
+    @classmethod
+    def _lasting(cls, phases: Sequence[Phase], epochs: int | Sequence[int]) -> PhaseSchedule:
+        lengths = _split(epochs, len(phases))
+        return cls(tuple(replace(phase, epochs=length) for phase, length in zip(phases, lengths, strict=True)))
 
     @property
     def total_epochs(self) -> int:
@@ -186,14 +280,66 @@ class PhaseSchedule:
         check_fields("schedule", data, ["phases"])
         return cls(tuple(Phase.from_dict(phase) for phase in data["phases"]))
 
+    def stopped(self, phase: Phase) -> PhaseSchedule:
+        """Return the schedule in which the dimension of an expansion gets no more candidates after it.
 
-def _expansion(
-    space: SearchSpace, stages: Sequence[Dimension], *, downwards: bool
-) -> list[tuple[Dimension, SearchSpace]]:
+        Later phases that opened more of it are dropped, others lose these candidates; where a teacher or a fixed
+        subnet is lost, the largest subnet takes its place (ProX, section 4.2).
+
+        Raises:
+            ValueError: When the phase expands no dimension.
+        """
+        if phase.stage not in tuple(Dimension):
+            raise ValueError(f"stage of the phase to stop at must be one of {', '.join(Dimension)}, got {phase.stage}.")
+        kept = list(self.phases[: phase.index + 1])
+        last = phase.space.candidates(Dimension(phase.stage))[-1]
+        for later in self.phases[phase.index + 1 :]:
+            candidates = [value for value in later.space.candidates(Dimension(phase.stage)) if value <= last]
+            space = later.space.restrict(**{phase.stage.value: candidates})
+            if later.stage in tuple(Dimension) and space == kept[-1].space:
+                continue
+            teacher = later.teacher if later.teacher is None or later.teacher in space else kept[-1].largest()
+            fixed = tuple(config if config in space else space.largest() for config in later.fixed)
+            kept.append(replace(later, index=len(kept), space=space, teacher=teacher, fixed=fixed))
+        return PhaseSchedule(tuple(kept))
+
+    def extended(self, space: SearchSpace, epochs: int | Sequence[int]) -> PhaseSchedule:
+        """Return the schedule with a phase more for each candidate that a larger space adds.
+
+        New phases expand depth, width, kernel, resolution in this order, as ProX does (section 1: "scalability").
+
+        Args:
+            space: the last phase's, with larger candidates added.
+            epochs: of the new phases: in total, or one value per phase.
+
+        Raises:
+            ValueError: When a dimension does not keep its candidates and add larger ones, none adds any, or ``epochs``
+                does not cover the new phases.
+        """
+        phases = list(self.phases)
+        for dimension in Dimension:
+            present, wanted = phases[-1].space.candidates(dimension), space.candidates(dimension)
+            if wanted[: len(present)] != present:
+                raise ValueError(f"{dimension} must be {present} and larger candidates, got {wanted}.")
+            for value in wanted[len(present) :]:
+                last = phases[-1]
+                opened = replace(last.space, **{dimension.value: (*last.space.candidates(dimension), value)})
+                new = Phase(len(phases), Stage(dimension), opened, 1, last.largest(), max(last.random, 1))
+                phases.append(new)
+        done = len(self.phases)
+        if len(phases) == done:
+            raise ValueError(f"an extension needs a candidate that is not in {space}.")
+        lengths = _split(epochs, len(phases) - done)
+        new = (replace(phase, epochs=length) for phase, length in zip(phases[done:], lengths, strict=True))
+        return PhaseSchedule((*self.phases, *new))
+
+
+def _expansion(space: SearchSpace, stages: Sequence[Dimension], *, downwards: bool) -> list[tuple[Stage, SearchSpace]]:
     """The stage and the sub-space of each phase.
 
     The first has one candidate of each dimension in ``stages``, and each other one more, stage after stage.
-    A dimension that is no stage has all its candidates throughout.
+    A dimension that is no stage has all its candidates throughout. Where depth and width are coupled, the candidate
+    that adds no subnet adds no phase.
     """
     opened = dict.fromkeys(stages, 1)
 
@@ -201,12 +347,28 @@ def _expansion(
         part = {stage: slice(-count, None) if downwards else slice(count) for stage, count in opened.items()}
         return space.restrict(**{stage.value: space.candidates(stage)[part[stage]] for stage in stages})
 
-    steps = [(stages[0], opened_space())]
+    steps = [(Stage(stages[0]), opened_space())]
     for stage in stages:
         for count in range(2, len(space.candidates(stage)) + 1):
             opened[stage] = count
-            steps.append((stage, opened_space()))
+            if opened_space().size() > steps[-1][1].size():
+                steps.append((Stage(stage), opened_space()))
     return steps
+
+
+def _sandwich(index: int, stage: Stage, space: SearchSpace) -> Phase:
+    return Phase(index, stage, space, 1, fixed=(space.largest(), space.smallest()), in_place=True)
+
+
+def _per_stage(subnets: Any, stages: Sequence[Dimension]) -> dict[Stage, int]:
+    """The subnets per optimizer step of each stage."""
+    each = [subnets] * len(stages) if is_integer(subnets) else subnets
+    if isinstance(each, str) or not isinstance(each, Sequence) or len(each) != len(stages):
+        raise ValueError(
+            f"subnets_per_step must be an integer >= 1 or a list of {len(stages)}, for {', '.join(stages)}; "
+            f"got {subnets!r}."
+        )
+    return {Stage(stage): count for stage, count in zip(stages, each, strict=True)}
 
 
 def _split(epochs: Any, phases: int) -> list[int]:

@@ -54,30 +54,38 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, x: Tensor) -> list[Tensor]:
         """Return the outputs for an input of shape ``(B, C, *spatial)``, one per deep-supervision level."""
-        return _as_list(self.network(x))
+        return as_list(self.network(x))
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a teacher gave for the present input, and how much its student learns from it."""
+
+    outputs: list[Tensor]
+    distillation: Distillation
 
 
 class DistillationLoss(nn.Module):
-    """The host's loss, joined by the distance to the teacher's outputs while there are any.
+    """The host's loss, joined by the distance to a teacher's outputs while there is a lesson.
 
     Args:
         task_loss: the host's loss, called with ``(outputs, target)``.
-        distillation: weight and form.
-        teacher_outputs: returns the teacher's outputs for the present input, or None.
+        lesson: returns the present lesson, or None.
+        show: is shown the outputs of every call, from which others may learn.
 
-    After a call ``task`` and ``distance`` hold the two terms, detached; ``distance`` is None without a teacher.
+    After a call ``task`` and ``distance`` hold the two terms, detached; ``distance`` is None without a lesson.
     """
 
     def __init__(
         self,
         task_loss: Callable[[Any, Any], Tensor],
-        distillation: Distillation,
-        teacher_outputs: Callable[[], list[Tensor] | None],
+        lesson: Callable[[], Lesson | None],
+        show: Callable[[Outputs], None] = lambda outputs: None,
     ) -> None:
         super().__init__()
         self.task_loss = task_loss
-        self.distillation = distillation
-        self.teacher_outputs = teacher_outputs
+        self.lesson = lesson
+        self.show = show
         self.task: Tensor | None = None
         self.distance: Tensor | None = None
 
@@ -85,12 +93,13 @@ class DistillationLoss(nn.Module):
         """Return ``(1 - λ) * task + λ * distance``, a scalar."""
         task = self.task_loss(outputs, target)
         self.task, self.distance = task.detach(), None
-        taught = self.teacher_outputs()
-        if taught is None:
+        self.show(outputs)
+        lesson = self.lesson()
+        if lesson is None:
             return task
-        distance = output_distance(outputs, taught, self.distillation.form)
+        distance = output_distance(outputs, lesson.outputs, lesson.distillation.form)
         self.distance = distance.detach()
-        return (1 - self.distillation.weight) * task + self.distillation.weight * distance
+        return (1 - lesson.distillation.weight) * task + lesson.distillation.weight * distance
 
 
 def output_distance(outputs: Outputs, taught: Outputs, form: Form) -> Tensor:
@@ -104,7 +113,7 @@ def output_distance(outputs: Outputs, taught: Outputs, form: Form) -> Tensor:
     Raises:
         ValueError: When student and teacher differ in their number of outputs.
     """
-    ours, theirs = _as_list(outputs), _as_list(taught)
+    ours, theirs = as_list(outputs), as_list(taught)
     if len(ours) != len(theirs):
         raise ValueError(f"the student has {len(ours)} outputs, the teacher {len(theirs)}.")
     distance = F.mse_loss if form == "mse" else _divergence
@@ -116,5 +125,6 @@ def _divergence(outputs: Tensor, taught: Tensor) -> Tensor:
     return per_class.sum(1).mean()
 
 
-def _as_list(outputs: Outputs) -> list[Tensor]:
+def as_list(outputs: Outputs) -> list[Tensor]:
+    """Return the outputs of a network as a list, one per deep-supervision level."""
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from prox_monai.elastic import Freeze
-from prox_monai.space import Dimension, Phase, SubnetConfig
+from prox_monai.space import Phase, Stage, SubnetConfig
 
 FreezeRule = Literal["none", "depth", "kernel", "both"]
 FREEZE_RULES: tuple[FreezeRule, ...] = get_args(FreezeRule)
@@ -23,9 +23,9 @@ def freeze_of(phase: Phase, config: SubnetConfig, rule: FreezeRule) -> Freeze:
         config: the sampled subnet.
         rule: which of the two freezes are wanted.
     """
-    if phase.stage is Dimension.DEPTH and rule in ("depth", "both"):
+    if phase.stage is Stage.DEPTH and rule in ("depth", "both"):
         return Freeze(blocks=_earlier_blocks(config, phase.space.depth))
-    if phase.stage is Dimension.KERNEL and rule in ("kernel", "both") and len(phase.space.kernel) > 1:
+    if phase.stage is Stage.KERNEL and rule in ("kernel", "both") and len(phase.space.kernel) > 1:
         return Freeze(kernel=phase.space.kernel[-2])
     return Freeze()
 

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
 from prox_monai.elastic import Supernet
+from prox_monai.elastic.reorder import reorder_channels
 from prox_monai.space import Phase, PhaseSchedule, SubnetConfig
-from prox_monai.training.distillation import Distillation, DistillationLoss, Teacher
+from prox_monai.training.distillation import Distillation, DistillationLoss, Lesson, Outputs, Teacher, as_list
 from prox_monai.training.freezing import FREEZE_RULES, FreezeRule, freeze_of
 
 
 class ProgressiveTraining:
     """Chooses what is trained, what is frozen and who teaches, epoch by epoch and step by step.
 
-    A loop calls ``begin_epoch``, in each step ``begin_step`` and ``distill`` before the forward pass, and
-    ``end_step`` before it calls the criterion on anything else::
+    A loop calls ``begin_epoch``, goes through the subnets of ``begin_step`` in each step, and calls ``distill`` before
+    each forward pass::
 
         training = ProgressiveTraining(supernet, PhaseSchedule.prox(space, epochs))
         loss = training.criterion(task_loss)
         for epoch in range(training.schedule.total_epochs):
             training.begin_epoch(epoch)
             for step, (x, target) in enumerate(batches):
-                training.begin_step(step)
-                training.distill(x)
-                loss(supernet(x), target).backward()
+                optimizer.zero_grad()
+                for subnet in training.begin_step(step):
+                    training.distill(x)
+                    loss(supernet(x), target).backward()
                 optimizer.step()
-                training.end_step()
 
     What is sampled is a pure function of seed, epoch and step: equal on all ranks and after a resume. The only
     state is the teacher.
@@ -40,7 +41,8 @@ class ProgressiveTraining:
         schedule: the phases.
         seed: seed of the sampled subnets.
         freeze: which freezes of the paper are applied, see :func:`freeze_of`.
-        distillation: how students learn from their teacher.
+        distillation: how students learn from the teacher of their phase.
+        in_place: how the others learn from the first subnet of a step, in phases that are ``in_place``.
 
     Raises:
         ValueError: When the freeze rule is unknown, or the schedule does not fit the supernet's search space.
@@ -54,6 +56,7 @@ class ProgressiveTraining:
         seed: int = 0,
         freeze: FreezeRule = "none",
         distillation: Distillation = Distillation(),
+        in_place: Distillation = Distillation(0.5, "kl"),
     ) -> None:
         if freeze not in FREEZE_RULES:
             raise ValueError(f"freeze must be one of {FREEZE_RULES}, got {freeze!r}.")
@@ -64,9 +67,11 @@ class ProgressiveTraining:
         self.seed = seed
         self.freeze: FreezeRule = freeze
         self.distillation = distillation
+        self.in_place = in_place
         self.teacher: Teacher | None = None
         self.epoch = 0
-        self._taught: list[Tensor] | None = None
+        self._lesson: Lesson | None = None
+        self._shown: list[Tensor] | None = None
 
     @property
     def phase(self) -> Phase:
@@ -75,12 +80,21 @@ class ProgressiveTraining:
 
     def criterion(self, task_loss: Callable[[Any, Any], Tensor]) -> DistillationLoss:
         """Return the host's loss with the teacher's term added."""
-        return DistillationLoss(task_loss, self.distillation, lambda: self._taught)
+        return DistillationLoss(task_loss, lambda: self._lesson, self._show)
+
+    def _show(self, outputs: Outputs) -> None:
+        if self._shown is None and self.phase.in_place:
+            self._shown = [output.detach() for output in as_list(outputs)]
 
     def begin_epoch(self, epoch: int) -> Phase:
-        """Enter an epoch; the first of a phase takes its teacher from the supernet as it is."""
+        """Enter an epoch; the first of a phase opens what is new in it, and takes its teacher from the supernet.
+
+        Where the phase re-orders channels, what an optimizer keeps for them has lost its place: clear its state.
+        """
         self.epoch = epoch
         phase = self.phase
+        if phase.reorder and epoch == self.schedule.first_epoch(phase):
+            reorder_channels(self.supernet)
         wanted = phase.teacher if self.distillation.weight > 0 else None
         if wanted is None:
             self.teacher = None
@@ -92,25 +106,27 @@ class ProgressiveTraining:
         self.supernet.mark_opened(depth)
         return phase
 
-    def subnet_at(self, epoch: int, step: int) -> SubnetConfig:
-        """Return the subnet that is trained in a step."""
-        rng = random.Random(f"{self.seed}:{epoch}:{step}")
-        return self.schedule.phase_at(epoch).space.sample(rng)
+    def subnets_at(self, epoch: int, step: int) -> tuple[SubnetConfig, ...]:
+        """Return the subnets that are trained in a step."""
+        return self.schedule.phase_at(epoch).sample(random.Random(f"{self.seed}:{epoch}:{step}"))
 
-    def begin_step(self, step: int) -> SubnetConfig:
-        """Activate and return the subnet of a step, with what is frozen in it."""
-        self._taught = None
-        config = self.subnet_at(self.epoch, step)
-        self.supernet.activate(config, freeze_of(self.phase, config, self.freeze))
-        return config
+    def begin_step(self, step: int) -> Iterator[SubnetConfig]:
+        """Activate and yield the subnets of a step, one after the other, with what is frozen in them.
+
+        Once they are through, the criterion is the host's loss alone.
+        """
+        self._lesson = self._shown = None
+        for config in self.subnets_at(self.epoch, step):
+            self.supernet.activate(config, freeze_of(self.phase, config, self.freeze))
+            yield config
+            if self._lesson is None and self._shown is not None and self.in_place.weight > 0:
+                self._lesson = Lesson(self._shown, self.in_place)
+        self._lesson = self._shown = None
 
     def distill(self, x: Tensor) -> None:
         """Let the teacher, if there is one, look at the input of the step, of shape ``(B, C, *spatial)``."""
-        self._taught = None if self.teacher is None else self.teacher(x)
-
-    def end_step(self) -> None:
-        """Forget the teacher's outputs: what follows is not taught."""
-        self._taught = None
+        if self.teacher is not None and self._lesson is None:
+            self._lesson = Lesson(self.teacher(x), self.distillation)
 
     def state_dict(self) -> dict[str, Any]:
         """Return epoch, seed and teacher as tensors and JSON primitives."""
@@ -121,7 +137,12 @@ class ProgressiveTraining:
 
     def _fixed(self) -> dict[str, Any]:
         """What must not change when a training goes on."""
-        return {"seed": self.seed, "freeze": self.freeze, "distillation": asdict(self.distillation)}
+        return {
+            "seed": self.seed,
+            "freeze": self.freeze,
+            "distillation": asdict(self.distillation),
+            "in_place": asdict(self.in_place),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned.
@@ -130,7 +151,7 @@ class ProgressiveTraining:
             ValueError: When the training was begun with another seed, freeze or distillation.
         """
         for name, value in self._fixed().items():
-            if state[name] != value:
+            if name in state and state[name] != value:
                 raise ValueError(f"{name} is {value}, but the training was begun with {state[name]}.")
         self.epoch = state["epoch"]
         self.teacher = None

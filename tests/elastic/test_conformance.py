@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import pytest
@@ -260,6 +261,72 @@ def test_a_kernel_without_padding_is_another_function(classifier_type, classifie
 
     with pytest.raises(ValueError, match=r"kernel 5 with a zero ring is another function than 3"):
         check_architecture(Broken(), classifier_space, input_size=(1, 40, 40))
+
+
+def groups_of_a_classifier(self, config):
+    """Sections write one group each; the linear layer reads the second."""
+    groups = {"4.": (("1",), None)}
+    for section, depth in enumerate(config.depths):
+        for block in range(depth):
+            before = f"{section - 1 + (block > 0)}" if section or block else None
+            groups[self.block_prefix(section, block)] = (before,), f"{section}"
+    return groups
+
+
+def changed(**groups):
+    return lambda self, config: groups_of_a_classifier(self, config) | groups
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (groups_of_a_classifier, None),
+        (lambda self, config: {"9.": ((None,), None)}, r"channel_groups\(.*\) names '9.', which matches no tensor of"),
+        (changed(**{"4.": (("0",), None)}), r"channels in another order, as channel_groups says, are another function"),
+        (changed(**{"4.": (("1", "0"), None)}), r"channel_groups\(.*\) do not fit that network: "),
+        (changed(**{"1.0.": (("1",), "2")}), r"channels in another order, as channel_groups says, are another func"),
+        (changed(**{"1.0.": ((None,), "1")}), r"channels in another order, as channel_groups says, are another func"),
+    ],
+    ids=["right", "unknown", "other-reads", "too-many", "other-writes", "left-out"],
+)
+def test_channel_groups(classifier_type, classifier_space, groups, message):
+    """Checked where an architecture has them; they are not asked for otherwise."""
+    architecture = type("Reorderable", (classifier_type,), {"channel_groups": groups})()
+    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+        check_architecture(architecture, classifier_space)
+
+
+def test_norms_have_the_order_of_their_channels(classifier_type, classifier_space):
+    """Also where they are all 1 and 0 at first."""
+
+    class Reorderable(classifier_type):
+        norms = True
+
+        def block(self, inputs, outputs, kernel, stride):
+            convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+            return nn.Sequential(convolution, nn.InstanceNorm2d(outputs, affine=True), nn.ReLU())
+
+        def channel_groups(self, config):
+            groups = groups_of_a_classifier(self, config).items()
+            return {prefix if self.norms or prefix == "4." else f"{prefix}0.": group for prefix, group in groups}
+
+    check_architecture(Reorderable(), classifier_space)
+    Reorderable.norms = False
+    with pytest.raises(ValueError, match=r"channels in another order, as channel_groups says"):
+        check_architecture(Reorderable(), classifier_space)
+
+
+def test_blocks_that_may_be_the_last_share_their_channels(classifier_type, classifier_space):
+    """A block with an order of its own is no other function in the deepest network, but in shallower ones."""
+
+    def groups(self, config):
+        deepest = groups_of_a_classifier(self, config)
+        return deepest | {"0.0.": ((None,), "first"), "0.1.": (("first",), "0")}
+
+    architecture = type("Reorderable", (classifier_type,), {"channel_groups": groups})()
+    check_architecture(architecture, classifier_space.restrict(depth=(2,)))
+    with pytest.raises(ValueError, match=r"channels in another order, as channel_groups says"):
+        check_architecture(architecture, classifier_space)
 
 
 def test_one_network_with_two_canonical_names(classifier_type):

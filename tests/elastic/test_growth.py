@@ -108,3 +108,31 @@ def test_a_grown_supernet_opens_only_what_is_new(monkeypatch):
     for epoch in range(4):
         training.begin_epoch(epoch)
     assert calls == [3, 4]
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_where_nothing_grows_the_largest_is_initialised_as_its_host_does(norm):
+    """Rings and late channels too: bitwise the host's network."""
+    architecture = UNetArchitecture(3, 1, 2, channels=(8, 16), strides=STRIDES, norm=norm)
+    torch.manual_seed(1)
+    network = Supernet(architecture, SPACE, growth="none")
+    torch.manual_seed(1)
+    host = architecture.build(SPACE.largest()).state_dict()
+    ours = network.extract(SPACE.largest()).state_dict()
+    assert ours.keys() == host.keys()
+    assert all(torch.equal(tensor, host[name]) for name, tensor in ours.items())
+    rings = [shells.cell(cell) for shells in network.tensors.values() for cell in shells.grid.cells() if cell[2] > 0]
+    assert rings
+    assert all(ring.all() for ring in rings)
+
+
+def test_a_subnet_that_is_trained_alone_starts_as_its_host_initialises_it():
+    config = SPACE.parse("d2.1.3-w.5_1_.5-k3.5.3-r1")
+    network = Supernet(UNetArchitecture(3, 1, 2, channels=(8, 16), strides=STRIDES), SPACE, growth="none")
+    torch.manual_seed(1)
+    network.absorb(config, network.architecture.build(config))
+    torch.manual_seed(1)
+    host = network.architecture.build(config).state_dict()
+    ours = network.extract(config).state_dict()
+    assert ours.keys() == host.keys()
+    assert all(torch.equal(tensor, host[name]) for name, tensor in ours.items())

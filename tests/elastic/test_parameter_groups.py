@@ -21,6 +21,15 @@ def test_rings_learn_at_the_share_of_the_core_in_their_kernel():
     assert sorted(map(id, listed)) == sorted(map(id, supernet.parameters()))
 
 
+@pytest.mark.parametrize("growth", ["host", "none"])
+def test_without_preserving_growth_all_learn_at_one_rate(growth):
+    architecture = UNetArchitecture(2, 1, 2, channels=(4, 8), strides=((1, 1), (2, 2)))
+    supernet = Supernet(architecture, SearchSpace(3, (1,), (1.0,), (3, 5), groups=unet_groups(2)), growth=growth)
+    (group,) = supernet.parameter_groups(0.1)
+    assert (group["scale"], group["lr"]) == (1, 0.1)
+    assert list(map(id, group["params"])) == list(map(id, supernet.parameters()))
+
+
 def test_an_optimizer_takes_the_groups():
     architecture = UNetArchitecture(2, 1, 2, channels=(4, 8), strides=((1, 1), (2, 2)))
     supernet = Supernet(architecture, SearchSpace(3, (1,), (1.0,), (3, 5), groups=unet_groups(2)))

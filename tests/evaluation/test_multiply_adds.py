@@ -82,3 +82,9 @@ def test_find_says_what_there_is(name):
         ValueError, match=rf"no subnet '{name}'.*5 sections.*aliases are smallest, largest, and middle\.$"
     ):
         counter(*CASES["2-D"]).find(name)
+
+
+def test_middle_of_a_coupled_space_is_in_it():
+    free = counter(*CASES["2-D"]).supernet.space
+    costs = MultiplyAdds(Supernet(PLANAR, free.coupled()), CASES["2-D"][1])
+    assert costs.find("middle") in free.coupled()

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from prox_monai.search.plots import pareto_picture, prediction_picture
+from prox_monai.search.plots import bucket_picture, loss_picture, pareto_picture, prediction_picture
 
 pytest.importorskip("matplotlib")
 from matplotlib.axes import Axes
@@ -69,6 +69,36 @@ def test_prediction_picture_wants_one_shape(tmp_path):
     truth = volume()
     with pytest.raises(ValueError, match=r"must have one shape, got \(12, 20, 16\), \(12, 20, 16\) and \(6, 20, 16\)"):
         draw(tmp_path / "x.png", truth, truth, truth[::2])
+
+
+def test_bucket_picture(tmp_path, monkeypatch):
+    boxes, drawn = [], Axes.boxplot
+    monkeypatch.setattr(Axes, "boxplot", lambda axes, x, *a, **k: boxes.append(x) or drawn(axes, x, *a, **k))
+    scores = {"ours": [(1.0, 0.8), (2.0, 0.81), (8.0, 0.9)], "theirs": [(1.0, 0.7), (9.0, 0.75)]}
+    bucket_picture(scores, tmp_path / "buckets.png", title="made up", buckets=2)
+    assert boxes == [[[0.8, 0.81], [0.9]], [[0.7], [0.75]]]
+    assert min(imread(tmp_path / "buckets.png").shape[:2]) > 500
+
+
+def test_bucket_picture_needs_a_latency_per_bucket(tmp_path):
+    with pytest.raises(ValueError, match=r"buckets must be in 1 ... 1, got 5"):
+        bucket_picture({"ours": [(1.0, 0.8)]}, tmp_path / "buckets.png", title="made up")
+
+
+def test_loss_picture_marks_the_phases(tmp_path, monkeypatch):
+    marks, drawn = [], Axes.text
+    monkeypatch.setattr(
+        Axes, "text", lambda axes, x, y, text, **k: marks.append((x, text)) or drawn(axes, x, y, text, **k)
+    )
+    curve = {
+        "loss": [0.9, 0.8, 0.85, 0.7],
+        "seconds": [30.0] * 4,
+        "phase": [0, 0, 1, 2],
+        "stage": ["depth", "depth", "depth", "width"],
+    }
+    loss_picture({"ours": curve, "theirs": curve}, tmp_path / "loss.png", title="made up")
+    assert marks == [(0.5, "depth"), (2.5, "depth"), (3.5, "width")] * 2
+    assert min(imread(tmp_path / "loss.png").shape[:2]) > 500
 
 
 def test_without_matplotlib(rows, tmp_path, monkeypatch):

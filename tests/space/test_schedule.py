@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from prox_monai.space import Dimension, Phase, PhaseSchedule, SearchSpace, SubnetConfig, unet_groups
+from prox_monai.space import Dimension, Phase, PhaseSchedule, SearchSpace, Stage, SubnetConfig, unet_groups
 
 # The published search spaces: PROX.md, section 5. Resolutions are fractions of the largest size.
 ROCT = SearchSpace(5, (1, 2, 3), (3, 4, 6), (3, 5, 7), (160 / 224, 192 / 224, 1))
@@ -88,6 +88,11 @@ ANY = [
     PhaseSchedule.prox(SMALL, 7),
     PhaseSchedule.progressive_shrinking(ROCT, 70),
     PhaseSchedule.progressive_shrinking(SMALL, [1, 2, 3, 4]),
+    PhaseSchedule.prox(SMALL, 12, polish=True, subnets_per_step=2),
+    PhaseSchedule.prox(SMALL.coupled(), 12, polish=True),
+    PhaseSchedule.progressive_shrinking(SMALL, 8, subnets_per_step=[1, 2, 4], reorder=True),
+    PhaseSchedule.sandwich(SMALL, 5),
+    PhaseSchedule.standalone(SMALL, SMALL.largest(), 5),
 ]
 
 
@@ -143,8 +148,8 @@ def test_the_teacher_of_progressive_shrinking_is_the_largest_subnet():
 def test_a_space_of_one_subnet_has_one_phase():
     space = SearchSpace(2, (1,), (1,), (3,))
     prox, shrinking = PhaseSchedule.prox(space, 4), PhaseSchedule.progressive_shrinking(space, 4)
-    assert prox.phases == (Phase(0, Dimension.DEPTH, space, 4, None),)
-    assert shrinking.phases == (Phase(0, Dimension.KERNEL, space, 4, None),)
+    assert prox.phases == (Phase(0, Stage.DEPTH, space, 4, None),)
+    assert shrinking.phases == (Phase(0, Stage.KERNEL, space, 4, None),)
 
 
 def test_phases_keep_the_groups_and_the_last_is_the_whole_space():
@@ -252,3 +257,68 @@ def test_fields_read_from_json_are_checked():
         Phase.from_dict(data | {"lr": 1})
     with pytest.raises(ValueError, match=r"^schedule lacks the field 'phases'; its fields are phases\.$"):
         PhaseSchedule.from_dict({})
+
+
+def test_subnets_per_step_of_each_stage():
+    """Cai et al. train one, two and four subnets per step in the kernel, depth and width stage."""
+    phases = PhaseSchedule.progressive_shrinking(ROCT, 70, subnets_per_step=[1, 2, 4]).phases
+    assert [phase.random for phase in phases] == [1, 1, 1, 2, 2, 4, 4]
+    drawn = phases[-1].sample(random.Random(0))
+    assert len(drawn) == 4
+    assert all(config in ROCT for config in drawn)
+    assert len(set(drawn)) > 1
+
+
+def test_channels_are_reordered_once_before_the_width_stage():
+    phases = PhaseSchedule.progressive_shrinking(ROCT, 70, reorder=True).phases
+    assert [phase.reorder for phase in phases] == [False] * 5 + [True, False]
+    assert not any(phase.reorder for phase in PhaseSchedule.progressive_shrinking(ROCT, 70).phases)
+
+
+def test_a_polishing_phase_follows_the_last_expansion():
+    plain, polished = PhaseSchedule.prox(SMALL, 10).phases, PhaseSchedule.prox(SMALL, 12, polish=True).phases
+    assert polished[:-1] == plain
+    last = polished[-1]
+    assert (last.stage, last.space, last.in_place) == (Stage.POLISH, SMALL, True)
+    drawn = last.sample(random.Random(0))
+    assert drawn[:2] == (SMALL.largest(), SMALL.smallest())
+    assert drawn[2] in SMALL
+
+
+def test_a_subnet_alone():
+    config = SMALL.parse("d1.2.1-w1-k3-r.8")
+    (phase,) = PhaseSchedule.standalone(SMALL, config, 5).phases
+    assert phase.sample(random.Random(0)) == (config,) == (phase.largest(),) == (phase.smallest(),)
+    assert phase.space == SMALL.restrict(width=(1,), kernel=(3,), resolution=(0.8,))
+
+
+def test_coupled_candidates_share_their_phases():
+    """A depth that no open width goes with adds no phase of its own."""
+    space = SearchSpace(3, (1, 2), (0.25, 0.5, 1), (3,), groups=unet_groups(2)).coupled()
+    assert candidates(PhaseSchedule.prox(space, 9)) == [
+        ("depth", (1,), (0.25,), (3,), (1,)),
+        ("width", (1,), (0.25, 0.5), (3,), (1,)),
+        ("width", (1, 2), (0.25, 0.5, 1), (3,), (1,)),
+    ]
+    assert candidates(PhaseSchedule.progressive_shrinking(space, 9)) == [
+        ("kernel", (2,), (1,), (3,), (1,)),
+        ("width", (1, 2), (0.5, 1), (3,), (1,)),
+        ("width", (1, 2), (0.25, 0.5, 1), (3,), (1,)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PhaseSchedule.prox(SMALL, 9, subnets_per_step=[1, 2]), r"list of 4, for depth, .*; got \[1, 2\]"),
+        (lambda: PhaseSchedule.prox(SMALL, 9, subnets_per_step=0), r"random of phase 0 must be an integer >= 1, got 0"),
+        (lambda: PhaseSchedule.sandwich(SMALL, 0), r"epochs of phase 0 must be an integer >= 1, got 0"),
+        (lambda: PhaseSchedule.standalone(SMALL, ROCT.largest(), 3), r"the subnet has 5 sections"),
+        (lambda: Phase(0, Stage.JOINT, SMALL, 1, random=0), r"random of phase 0 must be an integer >= 1, got 0"),
+        (lambda: Phase(0, Stage.JOINT, SMALL, 1, in_place=True), r"in_place of phase 0 needs a fixed subnet"),
+        (lambda: Phase(0, Stage.JOINT, SMALL, 1, fixed=(ROCT.largest(),)), r"the subnet has 5 sections"),
+    ],
+)
+def test_what_a_step_trains_is_checked(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 import random
 import re
@@ -264,7 +265,7 @@ def test_groups_that_are_not_allowed(indices):
 
 def test_unknown_and_missing_fields():
     data = SPACE.to_dict()
-    fields = "its fields are sections, depth, width, kernel, resolution, groups."
+    fields = "its fields are sections, depth, width, kernel, resolution, groups, pairs."
     with pytest.raises(ValueError, match=f"^search space has no field 'group'; {fields}$"):
         SearchSpace.from_dict(data | {"group": {}})
     del data["kernel"]
@@ -276,3 +277,68 @@ def test_unknown_and_missing_fields():
 def test_unet_without_levels(levels):
     with pytest.raises(ValueError, match=rf"^levels must be an integer >= 1, got {levels}\.$"):
         unet_groups(levels)
+
+
+COUPLED = SearchSpace(3, (1, 2), (0.25, 0.5, 1), (3, 5), (0.5, 1), groups=unet_groups(2)).coupled()
+
+
+def test_coupled_sections_are_deeper_and_wider_together():
+    assert COUPLED.pairs == ((1, 0.25), (1, 0.5), (2, 1))
+    assert COUPLED.size() == 3**2 * 2**2 * 2 == len(set(COUPLED))
+    for config in COUPLED:
+        assert {(section.depth, section.width) for section in config.sections} <= set(COUPLED.pairs)
+        assert config in COUPLED
+    assert COUPLED.smallest() == SubnetConfig.uniform(3, 1, 0.25, 3, 0.5)
+    assert COUPLED.largest() == SubnetConfig.uniform(3, 2, 1, 5, 1)
+
+
+def test_coupled_subnets_vary_within_the_space():
+    rng = random.Random(0)
+    a, b = COUPLED.sample(rng), COUPLED.sample(rng)
+    assert COUPLED.crossover(a, b, rng) in COUPLED
+    assert all(COUPLED.mutate(a, rng, 0.5) in COUPLED for _ in range(20))
+    assert COUPLED.mutate(a, rng, 0) == a
+    assert {COUPLED.mutate(a, rng, 1).sections[0].depth for _ in range(20)} == {1, 2}
+
+
+def test_a_coupled_space_survives_json_and_restriction():
+    assert SearchSpace.from_dict(json.loads(json.dumps(COUPLED.to_dict()))) == COUPLED
+    restricted = COUPLED.restrict(width=(0.25, 0.5))
+    assert (restricted.depth, restricted.pairs) == ((1,), ((1, 0.25), (1, 0.5)))
+    COUPLED.check_includes(restricted)
+
+
+def test_what_is_not_coupled_is_refused():
+    free = SearchSpace(3, (1, 2), (0.25, 0.5, 1), (3, 5), (0.5, 1), groups=unet_groups(2))
+    free.check_includes(COUPLED)
+    with pytest.raises(ValueError, match="depth 2 and width 0.25 of section 0 do not go together in"):
+        COUPLED.check(SubnetConfig.uniform(3, 2, 0.25, 3, 1))
+    with pytest.raises(ValueError, match="depth 1 and width 1.0 do not go together in"):
+        COUPLED.check_includes(free)
+    with pytest.raises(ValueError, match=r"depth \(2,\) and width \(0.25,\) do not go together in"):
+        COUPLED.restrict(depth=(2,), width=(0.25,))
+    for pairs, message in (
+        ([(2, 0.25), (1, 0.5)], "pairs must increase in depth and width"),
+        ([(1, 0.3)], r"pairs must be of depths \(1, 2\) and widths"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SearchSpace.from_dict(COUPLED.to_dict() | {"pairs": pairs})
+    with pytest.raises(ValueError, match="pairs need equal groups of depth and width"):
+        SearchSpace.from_dict(free.to_dict() | {"pairs": [[1, 0.25]]})
+
+
+def test_the_space_around_a_subnet():
+    config = SubnetConfig.from_name("d1.2.1-w1-k3-r.5", 3)
+    around = SearchSpace(3, (1, 2), (0.5, 1), (3, 5), (0.5, 1), groups=unet_groups(2)).around(config)
+    assert (around.depth, around.width, around.kernel, around.resolution) == ((1, 2), (1,), (3,), (0.5,))
+    assert config in around
+
+
+@pytest.mark.parametrize("space", [SPACE, SHARED_WIDTH, COUPLED])
+def test_a_subnet_is_one_candidate_per_choice(space):
+    assert math.prod(map(len, space.choices())) == space.size()
+    for index, candidates in enumerate(space.choices()):
+        others = [choice[0] for choice in space.choices()]
+        varied = {space.assemble([*others[:index], value, *others[index + 1 :]]) for value in candidates}
+        assert len(varied) == len(candidates)
+        assert all(config in space for config in varied)

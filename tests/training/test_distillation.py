@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from prox_monai.space import SubnetConfig
-from prox_monai.training.distillation import Distillation, DistillationLoss, Teacher, output_distance
+from prox_monai.training.distillation import Distillation, DistillationLoss, Lesson, Teacher, output_distance
 
 CONFIG = SubnetConfig.uniform(1, 1, 1, 3)
 
@@ -32,7 +32,7 @@ def closed_form(student, teacher, form):
 def test_10_loss_equals_its_closed_form(form, weight, count):
     student, teacher, target = outputs(count), outputs(count), outputs(count)
     loss = DistillationLoss(
-        lambda ours, wanted: sum(map(F.l1_loss, ours, wanted)), Distillation(weight, form), lambda: teacher
+        lambda ours, wanted: sum(map(F.l1_loss, ours, wanted)), lambda: Lesson(teacher, Distillation(weight, form))
     )
     task = sum((a - b).abs().mean() for a, b in zip(student, target, strict=True))
     distance = sum(closed_form(a, b, form) for a, b in zip(student, teacher, strict=True)) / count
@@ -53,7 +53,7 @@ def test_10_kl_is_zero_for_equal_probabilities_only():
 
 
 def test_10_without_a_teacher_the_loss_is_the_task():
-    loss = DistillationLoss(F.l1_loss, Distillation(0.5), lambda: None)
+    loss = DistillationLoss(F.l1_loss, lambda: None)
     student, target = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3)
     assert torch.equal(loss(student, target), F.l1_loss(student, target))
     assert loss.distance is None
@@ -65,7 +65,7 @@ def test_10_no_gradient_reaches_the_teacher():
     teacher = Teacher(CONFIG, network)
     x = torch.randn(2, 1, 8, 8)
     taught = teacher(x)
-    DistillationLoss(F.mse_loss, Distillation(), lambda: taught)(student(x), torch.zeros(2, 2, 6, 6)).backward()
+    DistillationLoss(F.mse_loss, lambda: Lesson(taught, Distillation()))(student(x), torch.zeros(2, 2, 6, 6)).backward()
     assert all(parameter.grad is None for parameter in network.parameters())
     assert all(parameter.grad.any() for parameter in student.parameters())
     assert not any(output.requires_grad for output in taught)

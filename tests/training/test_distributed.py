@@ -39,13 +39,13 @@ def worker(rank: int, folder: Path) -> None:
         training.begin_epoch(epoch)
         for step in range(STEPS):
             x, target = torch.randn(2, 1, 8, 8), torch.randint(2, (2, 8, 8))
-            config = training.begin_step(step)
-            training.distill(x)
             optimizer.zero_grad()
-            loss(network(x), target).backward()
+            for _ in training.begin_step(step):
+                training.distill(x)
+                loss(network(x), target).backward()
             optimizer.step()
             weights = torch.cat([parameter.detach().flatten() for parameter in supernet.parameters()])
-            rows.append((config.name, x.sum().item(), weights))
+            rows.append((supernet.active.name, x.sum().item(), weights))
     torch.save(rows, folder / f"{rank}.pth")
     torch.distributed.destroy_process_group()
 

@@ -29,12 +29,11 @@ class Loop:
     def step(self, epoch, step):
         data = torch.Generator().manual_seed(100 * epoch + step)
         x, target = torch.randn(2, 1, 8, 8, generator=data), torch.randint(2, (2, 8, 8), generator=data)
-        self.training.begin_step(step)
-        self.training.distill(x)
         self.optimizer.zero_grad()
-        self.loss(self.supernet(x), target).backward()
+        for _ in self.training.begin_step(step):
+            self.training.distill(x)
+            self.loss(self.supernet(x), target).backward()
         self.optimizer.step()
-        self.training.end_step()
 
     def run(self, epochs):
         for epoch in epochs:
@@ -63,18 +62,18 @@ def fresh(**settings):
 def test_8_the_subnet_is_a_function_of_seed_epoch_and_step():
     first, second = fresh().training, fresh().training
     second.begin_epoch(3)
-    second.begin_step(1)
-    drawn = [first.subnet_at(epoch, step) for epoch in range(10) for step in range(5)]
-    assert drawn == [second.subnet_at(epoch, step) for epoch in range(10) for step in range(5)]
+    list(second.begin_step(1))
+    drawn = [first.subnets_at(epoch, step) for epoch in range(10) for step in range(5)]
+    assert drawn == [second.subnets_at(epoch, step) for epoch in range(10) for step in range(5)]
     other = ProgressiveTraining(first.supernet, SCHEDULE, seed=8)
-    assert drawn != [other.subnet_at(epoch, step) for epoch in range(10) for step in range(5)]
+    assert drawn != [other.subnets_at(epoch, step) for epoch in range(10) for step in range(5)]
 
 
 def test_8_subnets_are_in_the_phase_and_every_candidate_is_reached():
     training = fresh().training
     for phase in SCHEDULE.phases:
         epoch = SCHEDULE.first_epoch(phase)
-        drawn = [training.subnet_at(epoch, step) for step in range(60)]
+        drawn = [config for step in range(60) for config in training.subnets_at(epoch, step)]
         assert all(config in phase.space for config in drawn)
         assert {config.resolution for config in drawn} == set(phase.space.resolution)
         for section in range(SPACE.sections):
@@ -87,7 +86,9 @@ def test_8_begin_step_activates_the_subnet_of_the_step():
     training = fresh().training
     training.begin_epoch(9)
     for step in range(5):
-        assert training.begin_step(step) == training.supernet.active == training.subnet_at(9, step)
+        for config in training.begin_step(step):
+            assert config == training.supernet.active
+            assert (config,) == training.subnets_at(9, step)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_what_is_frozen_follows_the_phase():
         epoch = SCHEDULE.first_epoch(phase)
         loop.training.begin_epoch(epoch)
         largest = phase.space.largest().sections[0]
-        step = next(s for s in range(99) if loop.training.subnet_at(epoch, s).sections[0] == largest)
+        step = next(s for s in range(99) if loop.training.subnets_at(epoch, s)[0].sections[0] == largest)
         before = {name: p.detach().clone() for name, p in loop.supernet.named_parameters()}
         loop.step(epoch, step)
         core, ring = (f"tensors.encoder/0/blocks/0/conv/weight.0_0_{k}" for k in (0, 1))
@@ -225,3 +226,68 @@ def test_an_unknown_freeze_is_refused():
 def test_an_epoch_after_the_last_is_refused():
     with pytest.raises(ValueError, match=r"epoch must be in 0 ... 9, got 10"):
         fresh().training.begin_epoch(10)
+
+
+def test_several_subnets_of_a_step_add_their_gradients():
+    """Two subnets per step: the gradient is the sum of those of each alone."""
+    schedule = PhaseSchedule.prox(SPACE, [2] * 5, subnets_per_step=2)
+    torch.manual_seed(0)
+    training = ProgressiveTraining(Supernet(ARCHITECTURE, SPACE), schedule)
+    training.begin_epoch(9)
+    x, parameters = torch.randn(2, 1, 8, 8), list(training.supernet.parameters())
+
+    def backward():
+        sum(output.square().mean() for output in training.supernet.eval()(x)).backward()
+        return [None if parameter.grad is None else parameter.grad.clone() for parameter in parameters]
+
+    for _ in training.begin_step(0):
+        together = backward()
+    alone = []
+    for config in training.subnets_at(9, 0):
+        training.supernet.zero_grad()
+        training.supernet.activate(config)
+        alone.append(backward())
+    assert len(alone) == 2
+    assert training.subnets_at(9, 0)[0] != training.subnets_at(9, 0)[1]
+    for ours, *parts in zip(together, *alone, strict=True):
+        parts = [part for part in parts if part is not None]
+        assert (ours is None) == (not parts)
+        if parts:
+            torch.testing.assert_close(ours, sum(parts))
+
+
+def test_under_the_sandwich_rule_the_largest_teaches_the_others_of_its_step():
+    schedule = PhaseSchedule.sandwich(SPACE, 1)
+    torch.manual_seed(0)
+    supernet = Supernet(ARCHITECTURE, SPACE).eval()
+    training = ProgressiveTraining(supernet, schedule, in_place=Distillation(1.0, "mse"))
+    training.begin_epoch(0)
+    loss = training.criterion(lambda ours, target: ours[0].sum() * 0 + 7)
+    x = torch.randn(2, 1, 8, 8)
+    taught, outputs = [], []
+    for _ in training.begin_step(0):
+        training.distill(x)
+        outputs.append([output.detach() for output in supernet(x)])
+        taught.append(float(loss(supernet(x), None).detach()))
+    assert taught[0] == 7
+    for student, value in zip(outputs[1:], taught[1:], strict=True):
+        expected = torch.stack([F.mse_loss(a, b) for a, b in zip(student, outputs[0], strict=True)]).mean()
+        assert value == pytest.approx(float(expected))
+        assert value > 0
+    assert float(loss(supernet(x), None).detach()) == 7, "after the step the loss is the task's alone"
+
+
+def test_a_teacher_looks_at_the_input_of_a_step_once():
+    schedule = PhaseSchedule.prox(SPACE, [2] * 5, subnets_per_step=3)
+    training = ProgressiveTraining(Supernet(ARCHITECTURE, SPACE), schedule)
+    training.begin_epoch(9)
+    calls = []
+    training.teacher.network.register_forward_hook(lambda *args: calls.append(1))
+    for _ in training.begin_step(0):
+        training.distill(torch.randn(2, 1, 8, 8))
+    assert len(calls) == 1
+    list(training.begin_step(1))
+    training.begin_epoch(9)
+    for _ in training.begin_step(1):
+        training.distill(torch.randn(2, 1, 8, 8))
+    assert len(calls) == 2

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import pydoc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from prox_monai.networks.blocks import continue_block
+from prox_monai.networks.channel_groups import ChannelGroups, unet_channel_groups
 from prox_monai.networks.unet import UNetArchitecture
 from prox_monai.space import SectionConfig, SubnetConfig
 from prox_monai.training.checkpoint import register_architecture
@@ -115,15 +117,16 @@ class PlainConvUNetArchitecture:
         Raises:
             ValueError: When ``config`` has another number of sections or a width that leaves no channel.
         """
-        return get_network_from_plans(
-            _NETWORK_CLASS,
-            self.arch_kwargs_of(config),
-            list(self.requires_import),
-            self.in_channels,
-            self.out_channels,
-            allow_init=torch.get_default_device().type != "meta",  # where there is nothing to initialise
+        # As get_network_from_plans does, which looks all classes up again for every network.
+        network = PlainConvUNet(
+            input_channels=self.in_channels,
+            num_classes=self.out_channels,
             deep_supervision=self.deep_supervision,
+            **self.arch_kwargs_of(config) | _imported(self.arch_kwargs, self.requires_import),
         )
+        if not torch.empty(0).is_meta:  # where there is nothing to initialise
+            network.apply(network.initialize)
+        return network
 
     def canonical(self, config: SubnetConfig) -> SubnetConfig:
         """Return the one configuration that names the network of ``config``."""
@@ -156,6 +159,12 @@ class PlainConvUNetArchitecture:
             )
         continue_block(before.norm, new.conv, new.norm, getattr(activation, "negative_slope", 0.0))
 
+    def channel_groups(self, config: SubnetConfig) -> ChannelGroups:
+        """Return which modules of the network of ``config`` share channels, see :func:`unet_channel_groups`."""
+        return unet_channel_groups(
+            config.depths, self.block_prefix, "decoder.transpconvs.{}.", "decoder.seg_layers.{}."
+        )
+
     @property
     def _levels(self) -> UNetArchitecture:
         return _levels_of(self.arch_kwargs, self.in_channels, self.out_channels)
@@ -176,3 +185,10 @@ def _levels_of(arch_kwargs: str, in_channels: int, out_channels: int) -> UNetArc
         strides=tuple(map(tuple, kwargs["strides"])),
         planned_kernels=tuple(map(tuple, kwargs["kernel_sizes"])),
     )
+
+
+@lru_cache(maxsize=64)
+def _imported(arch_kwargs: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """The entries of the plans that name classes, as classes."""
+    kwargs = json.loads(arch_kwargs)
+    return {name: kwargs[name] and pydoc.locate(kwargs[name]) for name in names}

@@ -12,13 +12,13 @@ import torch
 from prox_monai.elastic.extra_state import ExtraState
 from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
 from prox_monai.integrations.nnunet.settings import CONFIG_VARIABLE, ProXSettings, differing_fields
-from prox_monai.space import SearchSpace, SubnetConfig
+from prox_monai.space import PhaseSchedule, SearchSpace, SubnetConfig
 from prox_monai.training.checkpoint import architecture_to_dict, read_safely, write_atomically
 
 if TYPE_CHECKING:
     from prox_monai.integrations.nnunet.trainer import ProXTrainer
 
-VERSION = 1
+VERSION = 2
 _PREDICTION_KEYS = ("network_weights", "init_args", "trainer_name", "inference_allowed_mirroring_axes", "prox")
 
 
@@ -44,7 +44,9 @@ def checkpoint_of(trainer: ProXTrainer, epochs: int) -> dict[str, Any]:
             "architecture": architecture_to_dict(_without_supervision(trainer.supernet.architecture)),
             "settings": trainer.settings.to_dict(),
             "trained": trainer.training.phase.space.to_dict(),
+            "schedule": trainer.schedule.to_dict(),
             "training": trainer.training.state_dict(),
+            "expansions": trainer.logger.local_logger.expansions,
         },
     }
     return plain(content)
@@ -59,20 +61,18 @@ def plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
-def compatible_settings(content: Any, path: str | Path, ours: ProXSettings, given: set[str]) -> ProXSettings:
+def compatible_settings(content: dict[str, Any], path: str | Path, ours: ProXSettings, given: set[str]) -> ProXSettings:
     """Return the settings in a checkpoint, which hold when its training goes on.
 
     Args:
-        content: the checkpoint.
+        content: of :func:`read_checkpoint`.
         path: where it was read.
         ours: the settings of this process.
         given: the fields that ``PROX_CONFIG`` sets.
 
     Raises:
-        ValueError: When it is no checkpoint of ``ProXTrainer``, is of a newer version, or differs in a field that was
-            given.
+        ValueError: When it differs in a field that was given.
     """
-    check_version(content, path)
     theirs = ProXSettings(**content["prox"]["settings"])
     if differing := differing_fields(ours, theirs, given):
         raise ValueError(
@@ -82,12 +82,15 @@ def compatible_settings(content: Any, path: str | Path, ours: ProXSettings, give
     return theirs
 
 
-def check_version(content: Any, path: str | Path) -> None:
-    """Check that a file's content is a checkpoint that this version reads.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of ``ProXTrainer``, also one of an older version, as this version writes it.
 
     Raises:
-        ValueError: When it is no checkpoint of ``ProXTrainer``, or of a newer version.
+        FileNotFoundError: When there is no such file.
+        ValueError: When it is damaged, holds pickled objects, is no checkpoint of ``ProXTrainer``, or of a newer
+            version.
     """
+    content = read_safely(path)
     ours = content.get("prox") if isinstance(content, dict) else None
     if not isinstance(ours, dict) or "_extra_state" not in content.get("network_weights", {}):
         raise ValueError(f"{path} is not a checkpoint of ProXTrainer.")
@@ -95,6 +98,22 @@ def check_version(content: Any, path: str | Path) -> None:
         raise ValueError(
             f"{path} has format version {ours['version']}, this package reads up to {VERSION}; update prox_monai."
         )
+    return _with_schedule(content) if ours["version"] == 1 else content
+
+
+def schedule_of(content: dict[str, Any]) -> PhaseSchedule:
+    """Return the phases of the training that wrote a checkpoint."""
+    return PhaseSchedule.from_dict(content["prox"]["schedule"])
+
+
+def _with_schedule(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 of version 1, whose schedule was that of its settings, and which knew no polishing phase."""
+    ours = content["prox"]
+    settings = ours["settings"] | {"polish": False}
+    space = ExtraState.decode(content["network_weights"]["_extra_state"]).space
+    schedule = ProXSettings(**settings).phase_schedule(space, settings["epochs"])
+    added = {"version": 2, "settings": settings, "schedule": schedule.to_dict(), "expansions": {}}
+    return content | {"prox": ours | added}
 
 
 def check_network(content: dict[str, Any], path: str | Path, architecture: PlainConvUNetArchitecture) -> None:
@@ -129,7 +148,7 @@ def subnet_checkpoint(source: str | Path, config: SubnetConfig, name: str) -> Pa
     Raises:
         ValueError: When the subnet is not among those that were trained when the checkpoint was written.
     """
-    content = read_safely(source)
+    content = read_checkpoint(source)
     content = {key: content[key] for key in _PREDICTION_KEYS}
     trained_space(content).check(config)
     weights = content["network_weights"]

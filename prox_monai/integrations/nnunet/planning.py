@@ -31,7 +31,7 @@ def plan_training(settings: ProXSettings, planned: ConfigurationManager) -> tupl
             space.parse(name)
         except ValueError as error:
             raise ValueError(f"validate: {str(error).rstrip('.')}, and middle.") from error
-    return space, settings.phase_schedule(space)
+    return space, settings.phase_schedule(space, settings.epochs)
 
 
 def build_supernet(
@@ -47,4 +47,4 @@ def build_supernet(
         configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
     )
     torch.manual_seed(settings.seed)
-    return Supernet(architecture, plan_training(settings, configuration_manager)[0], growth=settings.growth)
+    return settings.supernet(architecture, plan_training(settings, configuration_manager)[0])

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ _LISTS = (
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One training step: the subnet, and the terms of its loss as scalars (no teacher: no distance)."""
+    """A subnet in a training step, and the terms of its loss as scalars (no teacher: no distance)."""
 
     config: SubnetConfig
     task: Tensor
@@ -47,7 +47,8 @@ class ProgressLog(LocalLogger):
     """nnU-Net's logger with what an expansion adds, one value per epoch each.
 
     ``train_seconds`` is the wall time of the training steps with data loading, without validation;
-    ``multiply_adds`` those of the forward passes of the sampled subnets, in 10^9.
+    ``multiply_adds`` those of the forward passes of the sampled subnets, in 10^9. ``expansions`` holds, per index of
+    a phase that expanded, what that did; ``schedule`` the phases, which a stop makes fewer.
     """
 
     def __init__(self) -> None:
@@ -56,8 +57,10 @@ class ProgressLog(LocalLogger):
         self.validated_smallest: list[dict] = []
         self._writer: SummaryWriter | None = None
         self._folder: Path | None = None
-        self._schedule: PhaseSchedule | None = None
+        self.schedule: PhaseSchedule | None = None
+        self.expansions: dict[int, dict[str, Any]] = {}
         self._reports: list[StepReport] = []
+        self._steps = 0
         self._bar: tqdm | None = None
 
     def log(self, key: str, value: Any, epoch: int) -> None:
@@ -67,11 +70,11 @@ class ProgressLog(LocalLogger):
     @property
     def step(self) -> int:
         """Steps done in this epoch."""
-        return len(self._reports)
+        return self._steps
 
     def open(self, folder: Path, settings: ProXSettings, schedule: PhaseSchedule, *, write: bool) -> None:
         """Begin a run, or continue it after the epochs logged; the settings are written beside the checkpoints."""
-        self._schedule = schedule
+        self.schedule = schedule
         if write:
             self._folder = folder
             epoch = len(self.my_fantastic_logging["phase"])
@@ -89,7 +92,7 @@ class ProgressLog(LocalLogger):
 
     def begin_epoch(self, phase: Phase, epoch: int, epochs: int, steps: int) -> None:
         """Start the clock and, in the terminal of the rank that writes, the bar."""
-        self._reports, self.validated_smallest = [], []
+        self._reports, self._steps, self.validated_smallest = [], 0, []
         self._phase, self._epoch, self._start = phase, epoch, time.perf_counter()
         self._bar = tqdm(
             total=steps,
@@ -98,9 +101,10 @@ class ProgressLog(LocalLogger):
             leave=False,
         )
 
-    def end_step(self, report: StepReport) -> None:
-        """Count a step."""
-        self._reports.append(report)
+    def end_step(self, reports: Iterable[StepReport]) -> None:
+        """Count a step, in which these subnets were trained."""
+        self._reports += reports
+        self._steps += 1
         self._bar.update()
 
     def end_training(self, multiply_adds: MultiplyAdds, batch_size: int) -> None:
@@ -118,6 +122,16 @@ class ProgressLog(LocalLogger):
         }
         for name, value in values.items():
             self.log(name, value, self._epoch)
+
+    def expanded(self, phase: Phase, epoch: int, found: Mapping[str, Any]) -> None:
+        """Log what an expansion did: numbers, or groups of numbers, by name."""
+        self.expansions[phase.index] = {**self.expansions.get(phase.index, {}), **found}
+        if self._writer is None:
+            return
+        for name, value in found.items():
+            for part, number in value.items() if isinstance(value, dict) else [("", value)]:
+                if isinstance(number, (int, float)):
+                    self._writer.add_scalar("/".join(filter(None, ("expansion", name, part))), number, epoch)
 
     def end_epoch(self) -> None:
         """Write TensorBoard's scalars and, at the end of a phase, ``phases.json``."""
@@ -188,8 +202,8 @@ class ProgressLog(LocalLogger):
         plt.close(figure)
 
     def _mark_phases(self, axis: plt.Axes) -> None:
-        for phase in self._schedule.phases:
-            start = self._schedule.first_epoch(phase)
+        for phase in self.schedule.phases:
+            start = self.schedule.first_epoch(phase)
             if start <= self._epoch:
                 axis.axvline(start, color="grey", linestyle=":", linewidth=1)
                 axis.text(start, 1.01, str(phase.stage), transform=axis.get_xaxis_transform(), fontsize="small")
@@ -197,7 +211,7 @@ class ProgressLog(LocalLogger):
     def _phases(self) -> list[dict[str, Any]]:
         lists = self.my_fantastic_logging
         rows = []
-        for phase in self._schedule.phases:
+        for phase in self.schedule.phases:
             epochs = [i for i, index in enumerate(lists["phase"]) if index == phase.index]
             if epochs:
                 rows.append(
@@ -210,6 +224,7 @@ class ProgressLog(LocalLogger):
                         "multiply_adds_1e9": sum(lists["multiply_adds"][i] for i in epochs),
                         "dice_smallest": _finite(lists["dice_smallest"][epochs[-1]]),
                         "dice_largest": _finite(lists["mean_fg_dice"][epochs[-1]]),
+                        **self.expansions.get(phase.index, {}),
                     }
                 )
         return rows

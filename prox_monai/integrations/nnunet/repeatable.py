@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -42,11 +43,57 @@ class _SeededBatches:
         key = self._key()
         self._count = self._count + 1 if key == self._current else 0
         self._current = key
-        seed = int.from_bytes(sha256(repr((key, self._count)).encode()).digest()[:4])
+        seed = _seed_of(key, self._count)
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        return next(self._loader)
+        with _one_thread():
+            return next(self._loader)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in nnU-Net's worker processes: the many small operations of an augmentation lose by sharing them out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class FixedBatches:
+    """The same few batches each time they are iterated, drawn in this process, also where worker processes load.
+
+    Whoever draws random numbers goes on as if none had been drawn here.
+
+    Args:
+        loader: what nnU-Net's ``get_dataloaders`` made; its own stream of batches is left alone.
+        key: what the batches depend on, for example the seed.
+        count: number of batches.
+    """
+
+    def __init__(self, loader: Any, key: tuple[Any, ...], count: int) -> None:
+        self._source = loader.data_loader if isinstance(loader, SingleThreadedAugmenter) else loader.generator
+        self._key, self._count = key, count
+
+    def __iter__(self) -> Iterator[dict]:
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        try:
+            for number in range(self._count):
+                seed = _seed_of(self._key, number)
+                random.seed(seed)
+                np.random.seed(seed)
+                torch.default_generator.manual_seed(seed)
+                yield next(self._source)
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+
+def _seed_of(key: tuple[Any, ...], count: int) -> int:
+    return int.from_bytes(sha256(repr((key, count)).encode()).digest()[:4])
 
 
 def _fix_method(transform: Any) -> None:

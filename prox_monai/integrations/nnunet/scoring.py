@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,11 +15,27 @@ from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from prox_monai.integrations.nnunet.trained import TrainedModel
-
 Label = int | tuple[int, ...]
+
+
+class Planned(Protocol):
+    """What says how cases are read, predicted and compared: a trained model, or a training."""
+
+    @property
+    def plans_manager(self) -> PlansManager: ...
+
+    @property
+    def configuration(self) -> ConfigurationManager: ...
+
+    @property
+    def labels(self) -> LabelManager: ...
+
+    @property
+    def dataset_json(self) -> dict[str, Any]: ...
 
 
 class CaseScorer:
@@ -25,7 +44,7 @@ class CaseScorer:
     No mirroring: a score belongs to one pass of the network, as does its latency.
 
     Args:
-        model: whose plans, labels and preprocessing hold.
+        planned: whose plans, labels and preprocessing hold.
         preprocessed: nnU-Net's folder of the preprocessed data set.
         cases: identifiers of the cases.
         device: where to predict.
@@ -37,28 +56,29 @@ class CaseScorer:
 
     def __init__(
         self,
-        model: TrainedModel,
+        planned: Planned,
         preprocessed: str | Path,
         cases: Sequence[str],
         device: str | torch.device = "cpu",
     ) -> None:
         if not cases:
             raise ValueError("there is no case to score on.")
-        self._trained, self._plans = model, model.plans_manager
-        self._configuration, self._labels = model.configuration, model.labels
-        folder = Path(preprocessed, model.configuration.data_identifier)
+        self._plans, self._dataset_json = planned.plans_manager, planned.dataset_json
+        self._configuration, self._labels = planned.configuration, planned.labels
+        folder = Path(preprocessed, self._configuration.data_identifier)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} does not exist; run nnUNetv2_preprocess for this configuration.")
         self.cases = list(cases)
         self._dataset = infer_dataset_class(str(folder))(str(folder), self.cases)
         self._truth = Path(preprocessed, "gt_segmentations")
         self._reader = self._plans.image_reader_writer_class()
-        self._predictor = nnUNetPredictor(
-            use_mirroring=False,
-            perform_everything_on_device=torch.device(device).type == "cuda",
-            device=torch.device(device),
-            allow_tqdm=False,
-        )
+        with redirect_stdout(io.StringIO()):  # on a CPU nnU-Net says that something was set which was not
+            self._predictor = nnUNetPredictor(
+                use_mirroring=False,
+                perform_everything_on_device=torch.device(device).type == "cuda",
+                device=torch.device(device),
+                allow_tqdm=False,
+            )
 
     def __call__(self, network: nn.Module) -> dict[str, dict[str, float]]:
         """Return the Dice per case and label; NaN where truth and prediction both lack the label."""
@@ -68,7 +88,7 @@ class CaseScorer:
         """Return the label map of one case on its original grid, of shape ``(z, y, x)``."""
         data, _, _, properties = self._dataset.load_case(case)
         self._predictor.manual_initialization(
-            network, self._plans, self._configuration, None, self._trained.dataset_json, "ProXTrainer", None
+            network, self._plans, self._configuration, None, self._dataset_json, "ProXTrainer", None
         )
         logits = self._predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(data[:])))
         return convert_predicted_logits_to_segmentation_with_correct_shape(
@@ -81,7 +101,7 @@ class CaseScorer:
         )
 
     def _reference(self, case: str) -> np.ndarray:
-        reference, _ = self._reader.read_seg(str(self._truth / f"{case}{self._trained.dataset_json['file_ending']}"))
+        reference, _ = self._reader.read_seg(str(self._truth / f"{case}{self._dataset_json['file_ending']}"))
         return reference[0]
 
     def _dice(self, predicted: np.ndarray, reference: np.ndarray) -> dict[str, float]:

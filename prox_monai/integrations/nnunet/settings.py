@@ -12,68 +12,51 @@ from typing import Any, Literal
 
 import yaml
 
-from prox_monai.elastic.growth import Growth
-from prox_monai.space import PhaseSchedule, SearchSpace
-from prox_monai.space.search_space import unet_groups
-from prox_monai.training import Distillation, FreezeRule
-from prox_monai.training.learning_rate import Decay
+from prox_monai.space import SearchSpace, unet_groups
+from prox_monai.training import PRESETS, Recipe
 
 CONFIG_VARIABLE = "PROX_CONFIG"
 
 
-@dataclass(frozen=True, slots=True)
-class ProXSettings:
-    """Everything that can be set; the defaults are our best practice.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProXSettings(Recipe):
+    """Everything that can be set: the recipe, the candidates, and how nnU-Net runs it.
 
     Args:
+        preset: name of the recipe whose fields are the defaults of those that are not given, see ``PRESETS``.
         depth: candidate depths, convolutions per stage.
         width: candidate widths, multiples of the planned channels.
         kernel: candidate kernel sizes, voxels.
         resolution: candidate fractions of the planned patch.
         max_width: candidates of ``width`` above it are dropped, so that a small machine can finish.
-        schedule: ``prox`` (expansion) or ``progressive_shrinking`` (the once-for-all baseline).
-        resolution_phases: ``increasing`` (ProX-IR) or ``mixed`` (ProX-MR).
         epochs: total, split evenly over the phases, or one number per phase.
         iterations_per_epoch: training steps per epoch.
         validation_iterations: validation batches per epoch.
         batch_size: overrides the planned batch size.
         seed: seed of subnets; with ``nnUNet_n_proc_DA=0`` also of data and augmentation.
-        freeze: ``none``, ``depth``, ``kernel`` or ``both`` (ProX, sections 3.1 and 3.3).
-        growth: ``preserving`` or ``host`` initialisation of what an expansion opens.
-        distillation: weight λ of the teacher's term (ProX, section 3.5), for example 0.5; 0 trains without a
-            teacher, which was better at equal steps in all that was measured (benchmarks/LOG.md).
-        distillation_form: ``mse`` of logits or ``kl`` of probabilities.
-        optimizer: ``adamw`` or ``adam``.
-        learning_rate: its peak.
-        learning_rate_decay: ``phase`` (warmed up and decayed in every phase) or ``constant``.
-        weight_decay: of the optimizer.
         mirror: mirror in training and at prediction, as nnU-Net does.
+        expansion: after each phase, ``report`` what it gained on unseen cases, ``stop`` expanding a dimension that
+            gains nothing more (ProX, section 4.2), or ``off``.
+        expansion_delta: the mean gain in Dice below which an expansion gains nothing.
         save_every: epochs between checkpoints; the end of a phase is always saved.
-        validate: the subnets that are validated after training.
+        validate: the subnets that are validated after training; a subnet that is trained alone is validated alone.
         overwrite: allow a new training in a results folder that holds one.
     """
 
+    preset: str = "plus"
     depth: tuple[int, ...] = (1, 2)
     width: tuple[float, ...] = (0.25, 0.5, 1.0)
     kernel: tuple[int, ...] = (3, 5)
     resolution: tuple[float, ...] = (0.6, 0.8, 1.0)
     max_width: float | None = None
-    schedule: Literal["prox", "progressive_shrinking"] = "prox"
-    resolution_phases: Literal["increasing", "mixed"] = "increasing"
     epochs: int | tuple[int, ...] = 350
     iterations_per_epoch: int = 250
     validation_iterations: int = 50
     batch_size: int | None = None
     seed: int = 0
-    freeze: FreezeRule = "none"
-    growth: Growth = "preserving"
-    distillation: float = 0.0
-    distillation_form: Literal["mse", "kl"] = "mse"
-    optimizer: Literal["adamw", "adam"] = "adamw"
-    learning_rate: float = 3e-3
-    learning_rate_decay: Decay = "phase"
-    weight_decay: float = 1e-2
     mirror: bool = True
+    expansion: Literal["off", "report", "stop"] = "report"
+    expansion_delta: float = 0.005
     save_every: int = 10
     validate: tuple[str, ...] = ("smallest", "middle", "largest")
     overwrite: bool = False
@@ -82,6 +65,8 @@ class ProXSettings:
         for name in _SEQUENCES:
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.expansion is False:  # what YAML makes of a bare `off`
+            object.__setattr__(self, "expansion", "off")
         problems = []
         for name, (allowed, check) in _ALLOWED.items():
             if not check(getattr(self, name)):
@@ -100,21 +85,8 @@ class ProXSettings:
         width = tuple(w for w in self.width if self.max_width is None or w <= self.max_width)
         if not width:
             raise ValueError(f"max_width {self.max_width:g} leaves none of the candidates of width {self.width}.")
-        return SearchSpace(2 * levels - 1, self.depth, width, self.kernel, self.resolution, groups=unet_groups(levels))
-
-    def phase_schedule(self, space: SearchSpace) -> PhaseSchedule:
-        """Return the phases.
-
-        Raises:
-            ValueError: When the epochs do not cover the phases.
-        """
-        if self.schedule == "progressive_shrinking":
-            return PhaseSchedule.progressive_shrinking(space, self.epochs)
-        return PhaseSchedule.prox(space, self.epochs, resolution=self.resolution_phases)
-
-    def distillation_of(self) -> Distillation:
-        """Return weight and form of the distillation."""
-        return Distillation(self.distillation, self.distillation_form)
+        candidates = (self.depth, width, self.kernel, self.resolution)
+        return self.space_of(SearchSpace(2 * levels - 1, *candidates, groups=unet_groups(levels)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON primitives."""
@@ -134,7 +106,7 @@ def resolve_settings(base: ProXSettings, environment: Mapping[str, str]) -> tupl
         return base, set()
     given = read_yaml(Path(path))
     try:
-        return dataclasses.replace(base, **given), set(given)
+        return _with(base, given), set(given)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -156,7 +128,13 @@ def settings_of_class(cls: type) -> ProXSettings:
             close = difflib.get_close_matches(name, set(_ALLOWED) - {"settings"}, n=1, cutoff=0.8)
             if close and name != "settings":
                 raise ValueError(f"{cls.__name__}.{name} is not a setting; did you mean {close[0]!r}?")
-    return dataclasses.replace(cls.settings, **given)
+    return _with(cls.settings, given)
+
+
+def _with(base: ProXSettings, given: Mapping[str, Any]) -> ProXSettings:
+    """The settings with some fields given; those of a preset that is given, too, yield to them."""
+    preset = PRESETS.get(given["preset"], {}) if isinstance(given.get("preset"), str) else {}
+    return dataclasses.replace(base, **{**preset, **given})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -220,8 +198,10 @@ def _one_of(*allowed: Any) -> tuple[str, Callable[[Any], bool]]:
 _COUNT = ("an integer >= 1", _integer)
 _POSITIVE = ("a number > 0", lambda value: _number(value) and value > 0)
 _NOT_NEGATIVE = ("a number >= 0", lambda value: _number(value) and value >= 0)
+_COUNTS = ("an integer >= 1 or a list of them", lambda value: _integer(value) or _all(_integer)(value))
+_FRACTION = ("a number in [0, 1]", lambda value: _number(value) and 0 <= value <= 1)
 _FLAG = ("true or false", lambda value: isinstance(value, bool))
-_SEQUENCES: Sequence[str] = ("depth", "width", "kernel", "resolution", "epochs", "validate")
+_SEQUENCES: Sequence[str] = ("depth", "width", "kernel", "resolution", "epochs", "subnets_per_step", "validate")
 
 _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "depth": ("a list of integers >= 1", _all(_integer)),
@@ -229,22 +209,32 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "kernel": ("a list of odd integers", _all(lambda value: _integer(value) and value % 2 == 1)),
     "resolution": ("a list of numbers in (0, 1]", _all(lambda value: _number(value) and 0 < value <= 1)),
     "max_width": ("a number > 0 or null", lambda value: value is None or _POSITIVE[1](value)),
-    "schedule": _one_of("prox", "progressive_shrinking"),
+    "preset": _one_of(*PRESETS),
+    "schedule": _one_of("prox", "progressive_shrinking", "sandwich", "standalone"),
     "resolution_phases": _one_of("increasing", "mixed"),
-    "epochs": ("an integer >= 1 or a list of them", lambda value: _integer(value) or _all(_integer)(value)),
+    "polish": _FLAG,
+    "subnets_per_step": _COUNTS,
+    "reorder": _FLAG,
+    "coupled": _FLAG,
+    "kernel_transforms": _FLAG,
+    "subnet": ("a subnet's name", lambda value: isinstance(value, str)),
+    "epochs": _COUNTS,
     "iterations_per_epoch": _COUNT,
     "validation_iterations": _COUNT,
     "batch_size": ("an integer >= 1 or null", lambda value: value is None or _integer(value)),
     "seed": ("an integer >= 0", lambda value: _integer(value, 0)),
     "freeze": _one_of("none", "depth", "kernel", "both"),
-    "growth": _one_of("preserving", "host"),
-    "distillation": ("a number in [0, 1]", lambda value: _number(value) and 0 <= value <= 1),
+    "growth": _one_of("preserving", "host", "none"),
+    "distillation": _FRACTION,
     "distillation_form": _one_of("mse", "kl"),
+    "inplace_distillation": _FRACTION,
     "optimizer": _one_of("adamw", "adam"),
     "learning_rate": _POSITIVE,
     "learning_rate_decay": _one_of("phase", "constant"),
     "weight_decay": _NOT_NEGATIVE,
     "mirror": _FLAG,
+    "expansion": _one_of("off", "report", "stop"),
+    "expansion_delta": _NOT_NEGATIVE,
     "save_every": _COUNT,
     "validate": ("a list of subnet names", _all(lambda value: isinstance(value, str))),
     "overwrite": _FLAG,

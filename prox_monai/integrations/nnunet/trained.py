@@ -13,10 +13,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from prox_monai.elastic import Supernet
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
-from prox_monai.integrations.nnunet.checkpoint import check_version, trained_space
+from prox_monai.integrations.nnunet.checkpoint import read_checkpoint, trained_space
 from prox_monai.integrations.nnunet.trainer import ProXTrainer
 from prox_monai.space import SearchSpace
-from prox_monai.training.checkpoint import read_safely
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +81,7 @@ def load_trained(folder: str | Path, fold: int | str = 0, checkpoint: str = "che
     for needed in (folder / "plans.json", folder / "dataset.json", path):
         if not needed.is_file():
             raise FileNotFoundError(f"{needed} does not exist; {folder} should be a model folder of ProXTrainer.")
-    content = read_safely(path)
-    check_version(content, path)
+    content = read_checkpoint(path)
     plans = json.loads((folder / "plans.json").read_text())
     dataset_json = json.loads((folder / "dataset.json").read_text())
     name = content["init_args"]["configuration"]

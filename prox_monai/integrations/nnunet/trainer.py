@@ -10,6 +10,7 @@ import os
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -18,23 +19,28 @@ from torch.amp import autocast
 from torch.nn.parallel import DistributedDataParallel
 
 from prox_monai.elastic import Supernet
-from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.evaluation.multiply_adds import ALIASES, MultiplyAdds
 from prox_monai.integrations.nnunet import pretrained
 from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
 from prox_monai.integrations.nnunet.checkpoint import (
     check_network,
     checkpoint_of,
     compatible_settings,
+    read_checkpoint,
+    schedule_of,
     subnet_checkpoint,
 )
+from prox_monai.integrations.nnunet.expansion import FIXED_BATCHES, dimension_ends, opening
 from prox_monai.integrations.nnunet.planning import build_supernet, plan_training
 from prox_monai.integrations.nnunet.progress import ProgressLog, StepReport, dice_of
-from prox_monai.integrations.nnunet.repeatable import make_repeatable
+from prox_monai.integrations.nnunet.repeatable import FixedBatches, make_repeatable
 from prox_monai.integrations.nnunet.settings import ProXSettings, resolve_settings, settings_of_class
-from prox_monai.space import SearchSpace
+from prox_monai.space import PhaseSchedule, SearchSpace
 from prox_monai.training import ProgressiveTraining
-from prox_monai.training.checkpoint import read_safely, write_atomically
+from prox_monai.training.checkpoint import write_atomically
 from prox_monai.training.learning_rate import learning_rate
+
+_MAX_NORM = 12  # nnU-Net's
 
 
 class ProXTrainer(nnUNetTrainer):
@@ -70,26 +76,33 @@ class ProXTrainer(nnUNetTrainer):
     ) -> None:
         self.settings, self._given = resolve_settings(type(self).settings, os.environ)
         planned = PlansManager(plans).get_configuration(configuration)
-        self.schedule = plan_training(self.settings, planned)[1]
+        schedule = plan_training(self.settings, planned)[1]
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._planned_batch_size = planned.batch_size
-        self._adopt(self.settings)
         self.logger.local_logger = ProgressLog()
         self.training: ProgressiveTraining | None = None
+        self._adopt(self.settings, schedule)
         self._resumed = False
         pretrained.accept_supernets()
 
-    def _adopt(self, settings: ProXSettings) -> None:
-        """Let these settings hold: those given, or a checkpoint's."""
+    def _adopt(self, settings: ProXSettings, schedule: PhaseSchedule) -> None:
+        """Let these settings and phases hold: those given, or a checkpoint's."""
         self.settings = settings
-        self.schedule = plan_training(settings, self.configuration_manager)[1]
-        self.num_epochs = self.schedule.total_epochs
         self.num_iterations_per_epoch = settings.iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.validation_iterations
-        self.save_every = self.num_epochs + 1  # nnU-Net saves before it knows whether the epoch was the best
         self.initial_lr, self.weight_decay = settings.learning_rate, settings.weight_decay
         self.configuration_manager.configuration["batch_size"] = settings.batch_size or self._planned_batch_size
         self.build_network_architecture = functools.partial(build_supernet, settings)
+        self._follow(schedule)
+
+    def _follow(self, schedule: PhaseSchedule) -> None:
+        """Let these phases hold from here on."""
+        self.schedule = self._log.schedule = schedule
+        self.num_epochs = schedule.total_epochs
+        self.save_every = self.num_epochs + 1  # nnU-Net saves before it knows whether the epoch was the best
+        if self.training is not None:
+            self.training.schedule = schedule
+            self._choose_validated()
 
     @staticmethod
     def build_network_architecture(
@@ -116,33 +129,25 @@ class ProXTrainer(nnUNetTrainer):
         super().initialize()
         if self.is_ddp:
             self.network = _wrap_again(self.network)
-        settings = self.settings
-        self.training = ProgressiveTraining(
-            self.supernet,
-            self.schedule,
-            seed=settings.seed,
-            freeze=settings.freeze,
-            distillation=settings.distillation_of(),
-        )
+        self.training = self.settings.training(self.supernet, self.schedule, self.settings.seed)
         self.loss = self.training.criterion(self.loss)
-        self.multiply_adds = MultiplyAdds(
-            self.supernet, (self.num_input_channels, *self.configuration_manager.patch_size)
-        )
-        self.validated = {name: self.multiply_adds.find(name) for name in settings.validate}
-        largest = self.supernet.space.largest()
-        if largest not in self.validated.values():
-            self.validated["largest"] = largest
+        self._choose_validated()
+
+    def _choose_validated(self) -> None:
+        """Find the subnets to validate among those of the last phase; a stop may have left out some of the names."""
+        last = self.schedule.phases[-1]
+        patch = (self.num_input_channels, *self.configuration_manager.patch_size)
+        self.multiply_adds = MultiplyAdds(self.supernet, patch, last.space)
+        names = self.settings.validate if last.random else (self.settings.subnet,)
+        there = [name for name in names if name in ALIASES or self.supernet.space.parse(name) in last.space]
+        self.validated = {name: self.multiply_adds.find(name) for name in there}
+        if last.largest() not in self.validated.values():
+            self.validated["largest"] = last.largest()
 
     def configure_optimizers(self):
         """Return Adam or AdamW, and a scheduler that follows the phases."""
-        cls = torch.optim.AdamW if self.settings.optimizer == "adamw" else torch.optim.Adam
         fused = self.device.type in ("cpu", "cuda")
-        optimizer = cls(
-            self.network.parameter_groups(self.settings.learning_rate),
-            weight_decay=self.settings.weight_decay,
-            fused=fused,
-        )
-        return optimizer, _EpochScheduler(self)
+        return make_optimizer(self.settings, self.network, fused=fused), _EpochScheduler(self)
 
     def set_learning_rate(self, position: float) -> None:
         """Set the learning rate of a position in the training, in epochs."""
@@ -175,6 +180,7 @@ class ProXTrainer(nnUNetTrainer):
         """As nnU-Net does; without worker processes, batches are functions of seed, epoch and step."""
         loaders = super().get_dataloaders()
         names = ("training", "validation")
+        self.fixed_batches = FixedBatches(loaders[1], (self.settings.seed, "fixed"), FIXED_BATCHES)
         return tuple(
             make_repeatable(loader, lambda name=name: (self.settings.seed, name, self.current_epoch, self.local_rank))
             for loader, name in zip(loaders, names, strict=True)
@@ -193,33 +199,68 @@ class ProXTrainer(nnUNetTrainer):
         gc.freeze()  # a new subnet makes many small objects: the collector need not walk those of the hosts each time
         self._log.open(Path(self.output_folder), self.settings, self.schedule, write=self.local_rank == 0)
 
+    def run_training(self) -> None:
+        """As nnU-Net does; its loop, whose length is fixed before it begins, is left when a stop makes it shorter."""
+        self._loop_epochs = self.num_epochs
+        try:
+            super().run_training()
+        except _StoppedEarlier:
+            self.on_train_end()
+
     def on_train_epoch_start(self) -> None:
         """Enter the phase of the epoch."""
-        phase = self.training.begin_epoch(self.current_epoch)
+        with opening(self):
+            phase = self.training.begin_epoch(self.current_epoch)
         super().on_train_epoch_start()
         if self.current_epoch == self.schedule.first_epoch(phase):
             self._best_ema = None
+            if phase.reorder:
+                self.optimizer.state.clear()  # it belongs to the channels' old places
             self.print_to_log_file(self._log.describe(phase, len(self.schedule.phases)))
         self._log.begin_epoch(phase, self.current_epoch, self.num_epochs, self.num_iterations_per_epoch)
 
     def train_step(self, batch: dict) -> dict:
-        """Train one subnet on one batch.
+        """Train the subnets of a step on one batch, one after the other; as nnU-Net does where there is only one.
 
         Raises:
-            FloatingPointError: When the loss is not finite; the checkpoints on disk are as they were.
+            FloatingPointError: When a loss is not finite; the checkpoints on disk are as they were.
         """
         step = self._log.step
         self.set_learning_rate(self.current_epoch + step / self.num_iterations_per_epoch)
-        config = self.training.begin_step(step)
-        batch["data"] = batch["data"].to(self.device, non_blocking=True)
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = _on(self.device, batch["target"])
+        self.optimizer.zero_grad(set_to_none=True)
+        last = len(self.training.subnets_at(self.current_epoch, step)) - 1
+        reports, losses = [], []
+        for number, config in enumerate(self.training.begin_step(step)):
+            with nullcontext() if number == last or not self.is_ddp else self.network.no_sync():
+                losses.append(self._backward(data, target, share=1 / (last + 1)))
+            reports.append(StepReport(config, self.loss.task, self.loss.distance))
+            if not math.isfinite(losses[-1]):
+                raise FloatingPointError(self._not_finite("loss", f"step {step}, subnet {config}"))
+        self._optimize()
+        self._log.end_step(reports)
+        return {"loss": np.mean(losses)}
+
+    def _backward(self, data: Tensor, target: Tensor | list[Tensor], *, share: float) -> float:
+        """Add the gradient of the active subnet's loss, times ``share``; return the loss."""
         with autocast("cuda") if self.device.type == "cuda" else nullcontext():
-            self.training.distill(batch["data"])
-        output = super().train_step(batch)
-        self.training.end_step()
-        if not math.isfinite(output["loss"]):
-            raise FloatingPointError(self._not_finite("loss", f"step {step}, subnet {config}"))
-        self._log.end_step(StepReport(config, self.loss.task, self.loss.distance))
-        return output
+            self.training.distill(data)
+            loss = self.loss(self.network(data), target)
+        scaled = loss * share
+        (scaled if self.grad_scaler is None else self.grad_scaler.scale(scaled)).backward()
+        return float(loss.detach())
+
+    def _optimize(self) -> None:
+        """Clip the gradients as nnU-Net does, and make the optimizer's step."""
+        if self.grad_scaler is None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), _MAX_NORM)
+            self.optimizer.step()
+        else:
+            self.grad_scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), _MAX_NORM)
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Log the epoch's losses and what it cost."""
@@ -229,8 +270,7 @@ class ProXTrainer(nnUNetTrainer):
 
     def validation_step(self, batch: dict) -> dict:
         """Validate the largest subnet of the phase for nnU-Net's own log, and the smallest beside it."""
-        space = self.training.phase.space
-        smallest, largest = space.smallest(), space.largest()
+        smallest, largest = self.training.phase.smallest(), self.training.phase.largest()
         if smallest != largest:
             self.supernet.activate(smallest)
             self._log.validated_smallest.append(super().validation_step(_copied(batch)))
@@ -250,15 +290,19 @@ class ProXTrainer(nnUNetTrainer):
         super().on_validation_epoch_end(val_outputs)
 
     def on_epoch_end(self) -> None:
-        """Write logs and checkpoints; at the end of a phase also one of its own."""
+        """Write logs and checkpoints; at the end of a phase also one of its own, and end what gains nothing."""
         phase = self.training.phase
+        phase_ends = self.current_epoch + 1 == self.schedule.first_epoch(phase) + phase.epochs
+        if phase_ends and dimension_ends(self):
+            self._follow(self.schedule.stopped(phase))
         self._log.end_epoch()
         super().on_epoch_end()
-        phase_ended = self.current_epoch == self.schedule.first_epoch(phase) + phase.epochs
-        if phase_ended:
+        if phase_ends:
             self.save_checkpoint(str(Path(self.output_folder, f"checkpoint_phase{phase.index}.pth")), ended=True)
-        if phase_ended or self.current_epoch % self.settings.save_every == 0:
+        if phase_ends or self.current_epoch % self.settings.save_every == 0:
             self.save_checkpoint(str(Path(self.output_folder, "checkpoint_latest.pth")), ended=True)
+        if self.current_epoch == self.num_epochs < self._loop_epochs:
+            raise _StoppedEarlier
 
     def on_train_end(self) -> None:
         """Write the final checkpoint, and one per validated subnet for ``nnUNetv2_predict -chk``."""
@@ -290,22 +334,24 @@ class ProXTrainer(nnUNetTrainer):
         """
         if self.local_rank != 0 or self.disable_checkpointing:
             return
-        self.supernet.activate(self.training.phase.space.largest())
+        self.supernet.activate(self.training.phase.largest())
         write_atomically(checkpoint_of(self, self.current_epoch + (0 if ended else 1)), filename)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Continue a training: the checkpoint's settings hold.
+        """Continue a training: the checkpoint's settings and phases hold.
 
         Raises:
             ValueError: When the file is no ProX checkpoint, is damaged, or ``PROX_CONFIG`` differs from it.
         """
-        content = read_safely(filename_or_checkpoint)
-        self._adopt(compatible_settings(content, filename_or_checkpoint, self.settings, self._given))
-        if not self.was_initialized:
+        content = read_checkpoint(filename_or_checkpoint)
+        settings = compatible_settings(content, filename_or_checkpoint, self.settings, self._given)
+        if not self.was_initialized:  # else --val_best: what was stopped after the best epoch stays so
+            self._adopt(settings, schedule_of(content))
             self.initialize()
         check_network(content, filename_or_checkpoint, self.supernet.architecture)
         super().load_checkpoint(filename_or_checkpoint)
         self.training.load_state_dict(content["prox"]["training"])
+        self._log.expansions = content["prox"]["expansions"]
         self._resumed = True
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
@@ -313,7 +359,7 @@ class ProXTrainer(nnUNetTrainer):
 
         The largest one's results lie in ``validation``, as nnU-Net expects; others in ``subnet_<name>/validation``.
         """
-        folder, largest = self.output_folder, self.supernet.space.largest()
+        folder, largest = self.output_folder, self.schedule.phases[-1].largest()
         distinct = {config: name for name, config in reversed(self.validated.items())}
         for config, name in sorted(distinct.items(), key=lambda item: item[0] == largest):
             self.supernet.activate(config)
@@ -325,6 +371,17 @@ class ProXTrainer(nnUNetTrainer):
                 super().perform_actual_validation(save_probabilities)
             finally:
                 self.output_folder = folder
+
+
+def make_optimizer(settings: ProXSettings, supernet: Supernet, *, fused: bool) -> torch.optim.Optimizer:
+    """Return Adam or AdamW for the parameters of a supernet."""
+    cls = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    groups = supernet.parameter_groups(settings.learning_rate)
+    return cls(groups, weight_decay=settings.weight_decay, fused=fused)
+
+
+class _StoppedEarlier(Exception):
+    """The last phase ended before the last epoch that nnU-Net's loop was begun with."""
 
 
 class _EpochScheduler:
@@ -342,6 +399,12 @@ def _wrap_again(network: DistributedDataParallel) -> DistributedDataParallel:
     return DistributedDataParallel(
         network.module, device_ids=network.device_ids, find_unused_parameters=True, broadcast_buffers=False
     )
+
+
+def _on(device: torch.device, target: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    if isinstance(target, list):
+        return [each.to(device, non_blocking=True) for each in target]
+    return target.to(device, non_blocking=True)
 
 
 def _copied(batch: dict) -> dict:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,7 +81,7 @@ def evaluate_trained(
                 f"{path} holds rows of {len(row['dice_per_case'])} cases, not of the {len(cases)} that "
                 f"fold {model.fold} leaves for half={half}; give another file."
             )
-    scorer = _scorer(model, preprocessed, cases, device)
+    scorer = CaseScorer(model, preprocessed, cases, device)
     return evaluate_subnets(
         model.multiply_adds(),
         named,
@@ -109,7 +107,7 @@ def dice_at_full_resolution(model: TrainedModel, config: SubnetConfig, environme
         ValueError: When ``nnUNet_preprocessed`` is not set, or there is no unseen case.
     """
     preprocessed = preprocessed_folder(model, environment)
-    scorer = _scorer(model, preprocessed, unseen_cases(preprocessed, model.fold, "reporting"), "cpu")
+    scorer = CaseScorer(model, preprocessed, unseen_cases(preprocessed, model.fold, "reporting"))
     scores = scorer(extract_at_full_resolution(model, config)).values()
     per_label = [np.nanmean([values[label] for values in scores]) for label in next(iter(scores))]
     return float(np.nanmean(per_label))
@@ -125,9 +123,3 @@ def choose_device(name: str) -> str:
     if name == "cuda" and not available:
         raise ValueError("device cuda is not available: torch sees no GPU; allowed here are cpu and auto.")
     return name if name != "auto" else "cuda" if available else "cpu"
-
-
-def _scorer(model: TrainedModel, preprocessed: Path, cases: Sequence[str], device: str) -> CaseScorer:
-    """Make a scorer without nnU-Net's line on standard output, which is wrong for us on a CPU."""
-    with redirect_stdout(io.StringIO()):
-        return CaseScorer(model, preprocessed, cases, device)

@@ -36,6 +36,7 @@ SMALL: dict[str, Any] = {
     "save_every": 1,
     "learning_rate": 3e-3,
     "distillation": 0.5,
+    "polish": False,
 }
 
 if find_spec("nnunetv2") is None:

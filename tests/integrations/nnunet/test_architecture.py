@@ -10,7 +10,8 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from prox_monai.elastic import Supernet, check_architecture
+from prox_monai.elastic import Supernet, check_architecture, reorder_channels
+from prox_monai.elastic.reorder import channel_importance
 from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
 from prox_monai.space import SearchSpace, SectionConfig, SubnetConfig
 from prox_monai.space.search_space import unet_groups
@@ -59,6 +60,40 @@ def test_supernet_and_extracted_subnet_are_one_function(build, configuration, na
             ours, theirs = supernet(x), supernet.extract(config)(x)
         pairs = zip(ours, theirs, strict=True) if deep_supervision else [(ours, theirs)]
         assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@torch.no_grad()
+def test_reordered_channels_are_the_same_function_on_all_outputs(build, configuration, name):
+    """Of every depth and kernel at full width; the importance does not increase from channel to channel."""
+    subnets = space()
+    supernet = Supernet(build(name), subnets, growth="none").double().eval()
+    for parameter in supernet.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 1, *configuration(name).patch_size, dtype=torch.float64)
+    before = {}
+    for config in (SubnetConfig.uniform(5, depth, 1.0, kernel) for depth in (1, 2) for kernel in (3, 5)):
+        supernet.activate(config)
+        before[config] = supernet(x)
+    reorder_channels(supernet)
+    for config, wanted in before.items():
+        supernet.activate(config)
+        for ours, theirs in zip(supernet(x), wanted, strict=True):
+            assert (ours - theirs).abs().max() <= 1e-12 * theirs.abs().max()
+    largest = subnets.largest()
+    for norms in channel_importance(supernet.architecture, largest, supernet.extract(largest)).values():
+        assert (norms.diff() <= 1e-12).all()
+
+
+@torch.no_grad()
+def test_kernel_transforms_are_part_of_an_extracted_subnet(build, configuration):
+    supernet = Supernet(build("tiny_flat"), space(), growth="none", kernel_transforms=True)
+    for parameter in supernet.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 1, *configuration("tiny_flat").patch_size)
+    for config in (space().smallest(), space().parse("d1.2.2.1.2-w1-k5.3.5.3.5-r1")):
+        supernet.activate(config)
+        assert all(map(torch.equal, supernet(x), supernet.extract(config)(x)))
 
 
 def test_every_subnet_is_the_network_that_stock_plans_describe(build, configuration):

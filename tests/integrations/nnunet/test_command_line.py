@@ -17,7 +17,7 @@ from prox_monai.integrations.nnunet.trained import load_trained
 from prox_monai.training.checkpoint import read_safely
 
 TRAINER = "ProXTrainer__nnUNetPlans__tiny"
-SETTINGS = {"depth": [1], "width": [0.5, 1.0], "kernel": [3], "resolution": [1.0], "epochs": 2}
+SETTINGS = {"depth": [1], "width": [0.5, 1.0], "kernel": [3], "resolution": [1.0], "epochs": 2, "polish": False}
 
 
 def run(*command: object) -> None:

@@ -121,8 +121,8 @@ def test_a_checkpoint_without_our_part_is_refused(copied, make_trainer):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, r"checkpoint_final.pth has format version 2, this package reads up to 1; update prox_monai"),
-        ({"version": 2, "settings": {"new_field": 1}}, r"has format version 2, this package reads up to 1"),
+        ({"version": 3}, r"checkpoint_final.pth has format version 3, this package reads up to 2; update prox_monai"),
+        ({"version": 3, "settings": {"new_field": 1}}, r"has format version 3, this package reads up to 2"),
         (
             {"architecture": {"name": "plain_conv_unet", "fields": {"in_channels": 4}}},
             r"is of another network than the plans describe: in_channels 4 instead of 1\.$",

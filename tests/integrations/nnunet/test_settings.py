@@ -20,7 +20,7 @@ WRONG = [
     ("kernel", [True], "kernel must be a list of odd integers"),
     ("resolution", [0.5, 1.5], r"resolution must be a list of numbers in \(0, 1\], got \(0.5, 1.5\)"),
     ("max_width", 0, "max_width must be a number > 0 or null, got 0"),
-    ("schedule", "shrinking", "schedule must be one of prox, progressive_shrinking, got 'shrinking'"),
+    ("schedule", "shrinking", "schedule must be one of prox, progressive_shrinking, sandwich, standalone, got"),
     ("resolution_phases", None, "resolution_phases must be one of increasing, mixed, got None"),
     ("epochs", 0, "epochs must be an integer >= 1 or a list of them, got 0"),
     ("epochs", 10.0, "epochs must be an integer >= 1 or a list of them, got 10.0"),
@@ -29,7 +29,7 @@ WRONG = [
     ("seed", -1, "seed must be an integer >= 0, got -1"),
     ("seed", True, "seed must be an integer >= 0, got True"),
     ("freeze", "all", "freeze must be one of none, depth, kernel, both, got 'all'"),
-    ("growth", "zero", "growth must be one of preserving, host, got 'zero'"),
+    ("growth", "zero", "growth must be one of preserving, host, none, got 'zero'"),
     ("distillation", 1.5, r"distillation must be a number in \[0, 1\], got 1.5"),
     (
         "learning_rate",
@@ -40,6 +40,13 @@ WRONG = [
     ("weight_decay", -1, "weight_decay must be a number >= 0, got -1"),
     ("mirror", 1, "mirror must be true or false, got 1"),
     ("validate", [], "validate must be a list of subnet names"),
+    ("preset", "fast", "preset must be one of plus, paper, paper_mr, progressive_shrinking, .*, got 'fast'"),
+    ("polish", 1, "polish must be true or false, got 1"),
+    ("subnets_per_step", [2, 0], r"subnets_per_step must be an integer >= 1 or a list of them, got \(2, 0\)"),
+    ("subnet", 3, "subnet must be a subnet's name, got 3"),
+    ("inplace_distillation", 2, r"inplace_distillation must be a number in \[0, 1\], got 2"),
+    ("expansion", "end", "expansion must be one of off, report, stop, got 'end'"),
+    ("expansion_delta", -0.1, "expansion_delta must be a number >= 0, got -0.1"),
     ("overwrite", "yes", "overwrite must be true or false, got 'yes'"),
 ]
 
@@ -77,7 +84,7 @@ def test_without_a_file_the_attributes_of_the_class_hold(environment):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("widths: [.5]", r"unknown field 'widths' \(did you mean 'width'\?\); the fields are depth, width"),
+        ("widths: [.5]", r"unknown field 'widths' \(did you mean 'width'\?\); the fields are schedule, .*, width"),
         ("zzz: 1", r"unknown field 'zzz'; the fields are"),
         ("1: 2", "unknown field '1'|unknown field 1"),
         ("[1, 2]", "must hold fields and values, got list"),
@@ -92,6 +99,11 @@ def test_a_wrong_file_is_refused_with_its_path(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as raised:
         resolve_settings(ProXSettings(), {"PROX_CONFIG": str(path)})
     assert str(path) in str(raised.value)
+
+
+def test_a_bare_off_is_no_truth_value(tmp_path):
+    (tmp_path / "prox.yaml").write_text("expansion: off\n")
+    assert resolve_settings(ProXSettings(), {"PROX_CONFIG": str(tmp_path / "prox.yaml")})[0].expansion == "off"
 
 
 def test_an_empty_file_changes_nothing(tmp_path):
@@ -122,12 +134,45 @@ def test_max_width_drops_candidates():
 def test_the_schedule_that_was_asked_for():
     settings = ProXSettings(depth=(1, 2), width=(1.0,), kernel=(3, 5), resolution=(0.5, 1.0), epochs=8)
     space = settings.search_space(3)
-    stages = [str(phase.stage) for phase in settings.phase_schedule(space).phases]
-    assert stages == ["depth", "depth", "kernel", "resolution"]
-    mixed = dataclasses.replace(settings, resolution_phases="mixed").phase_schedule(space)
-    assert [phase.space.resolution for phase in mixed.phases] == [(0.5, 1.0)] * 3
-    shrinking = dataclasses.replace(settings, schedule="progressive_shrinking").phase_schedule(space)
-    assert shrinking.phases[0].space.smallest() == dataclasses.replace(space.largest(), resolution=0.5)
+
+    def phases(**changes):
+        return dataclasses.replace(settings, **changes).phase_schedule(space, settings.epochs).phases
+
+    assert [phase.stage for phase in phases()] == ["depth", "depth", "kernel", "resolution", "polish"]
+    assert [phase.stage for phase in phases(polish=False)] == ["depth", "depth", "kernel", "resolution"]
+    assert [phase.space.resolution for phase in phases(resolution_phases="mixed", polish=False)] == [(0.5, 1.0)] * 3
+    first = phases(schedule="progressive_shrinking")[0]
+    assert first.space.smallest() == dataclasses.replace(space.largest(), resolution=0.5)
+    (alone,) = phases(schedule="standalone", subnet="smallest")
+    assert (alone.fixed, alone.epochs) == ((space.smallest(),), 8)
+
+
+def test_fields_that_are_given_prevail_over_those_of_the_preset(tmp_path):
+    path = tmp_path / "prox.yaml"
+    path.write_text("preset: paper\nfreeze: none\n")
+    settings, given = resolve_settings(ProXSettings(seed=3), {"PROX_CONFIG": str(path)})
+    assert given == {"preset", "freeze"}
+    assert (settings.preset, settings.growth, settings.freeze, settings.seed) == ("paper", "host", "none", 3)
+
+
+def test_a_preset_may_be_a_class_attribute():
+    class Paper(ProXTrainer):
+        preset = "paper"
+        distillation = 0.25
+
+    assert (Paper.settings.optimizer, Paper.settings.distillation) == ("adam", 0.25)
+
+
+def test_an_unknown_preset_in_a_file_is_named(tmp_path):
+    path = tmp_path / "prox.yaml"
+    path.write_text("preset: ofa\n")
+    with pytest.raises(ValueError, match=r"prox.yaml: preset must be one of plus, paper, .*, got 'ofa'"):
+        resolve_settings(ProXSettings(), {"PROX_CONFIG": str(path)})
+
+
+def test_coupled_depths_and_widths():
+    space = ProXSettings(coupled=True).search_space(3)
+    assert space.pairs == ((1, 0.25), (1, 0.5), (2, 1.0))
 
 
 BEFORE_ANYTHING_IS_WRITTEN = [

@@ -26,6 +26,7 @@ SHORT = {
     "resolution": [1.0],
     "epochs": 2,
     "validate": ["largest"],
+    "polish": False,
 }
 
 

@@ -1,0 +1,153 @@
+"""How a family is trained: every choice one named option, and the methods of the literature as presets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from prox_monai.elastic import Architecture, Supernet
+from prox_monai.elastic.growth import Growth
+from prox_monai.space import PhaseSchedule, SearchSpace
+from prox_monai.training.distillation import Distillation
+from prox_monai.training.freezing import FreezeRule
+from prox_monai.training.learning_rate import Decay
+from prox_monai.training.progressive import ProgressiveTraining
+
+ScheduleName = Literal["prox", "progressive_shrinking", "sandwich", "standalone"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A method of training; the defaults are our best practice, ``plus``.
+
+    Args:
+        schedule: ``prox`` (expansion), ``progressive_shrinking`` (once-for-all), ``sandwich`` (BigNAS: the whole space
+            from the start) or ``standalone`` (one subnet).
+        resolution_phases: of ``prox``: ``increasing`` (ProX-IR) or ``mixed`` (ProX-MR).
+        polish: of ``prox``: a last phase under the sandwich rule, in which the largest teaches the others in place.
+        subnets_per_step: subnets that an optimizer step trains; one number, or one per stage of the schedule.
+        reorder: of ``progressive_shrinking``: re-order channels by importance before the width stage.
+        coupled: deeper sections are wider (CompOFA), in any schedule.
+        kernel_transforms: smaller kernels are learnt transforms of larger ones (once-for-all).
+        subnet: of ``standalone``: name of the subnet.
+        freeze: ``none``, ``depth``, ``kernel`` or ``both`` (ProX, sections 3.1 and 3.3).
+        growth: what an expansion opens: ``preserving`` or ``host`` initialisation; ``none`` where nothing grows.
+        distillation: weight λ of the teacher's term (ProX, section 3.5), for example 0.5; 0 trains without a
+            teacher, which was better at equal steps in all that was measured (benchmarks/LOG.md).
+        distillation_form: ``mse`` of logits or ``kl`` of probabilities.
+        inplace_distillation: weight λ of the term by which subnets learn from the largest in the same step (KL of
+            probabilities), where the sandwich rule holds.
+        optimizer: ``adamw`` or ``adam``.
+        learning_rate: its peak.
+        learning_rate_decay: ``phase`` (warmed up and decayed in every phase) or ``constant``.
+        weight_decay: of the optimizer.
+    """
+
+    schedule: ScheduleName = "prox"
+    resolution_phases: Literal["increasing", "mixed"] = "increasing"
+    polish: bool = True
+    subnets_per_step: int | tuple[int, ...] = 1
+    reorder: bool = False
+    coupled: bool = False
+    kernel_transforms: bool = False
+    subnet: str = "largest"
+    freeze: FreezeRule = "none"
+    growth: Growth = "preserving"
+    distillation: float = 0.0
+    distillation_form: Literal["mse", "kl"] = "mse"
+    inplace_distillation: float = 0.5
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    learning_rate: float = 3e-3
+    learning_rate_decay: Decay = "phase"
+    weight_decay: float = 1e-2
+
+    def space_of(self, space: SearchSpace) -> SearchSpace:
+        """Return the subnets of a space that are trained."""
+        return space.coupled() if self.coupled else space
+
+    def phase_schedule(self, space: SearchSpace, epochs: int | Sequence[int]) -> PhaseSchedule:
+        """Return the phases.
+
+        Args:
+            space: of :meth:`space_of`.
+            epochs: in total, or one number per phase.
+
+        Raises:
+            ValueError: When the epochs do not cover the phases, ``subnets_per_step`` the stages, or there is no such
+                ``subnet``.
+        """
+        if self.schedule == "prox":
+            return PhaseSchedule.prox(
+                space,
+                epochs,
+                self.resolution_phases,
+                subnets_per_step=self.subnets_per_step,
+                polish=self.polish,
+            )
+        if self.schedule == "progressive_shrinking":
+            return PhaseSchedule.progressive_shrinking(
+                space, epochs, subnets_per_step=self.subnets_per_step, reorder=self.reorder
+            )
+        total = epochs if isinstance(epochs, int) else sum(epochs)
+        if self.schedule == "sandwich":
+            return PhaseSchedule.sandwich(space, total)
+        return PhaseSchedule.standalone(space, space.parse(self.subnet), total)
+
+    def supernet(self, architecture: Architecture, space: SearchSpace) -> Supernet:
+        """Return a fresh supernet of :meth:`space_of`; a subnet that is trained alone starts as its host starts it.
+
+        Raises:
+            ValueError: When the architecture does not fit the space.
+        """
+        supernet = Supernet(architecture, space, growth=self.growth, kernel_transforms=self.kernel_transforms)
+        if self.schedule == "standalone":
+            config = space.parse(self.subnet)
+            supernet.absorb(config, architecture.build(config))
+        return supernet
+
+    def training(self, supernet: Supernet, schedule: PhaseSchedule, seed: int = 0) -> ProgressiveTraining:
+        """Return the training of a supernet through the phases."""
+        return ProgressiveTraining(
+            supernet,
+            schedule,
+            seed=seed,
+            freeze=self.freeze,
+            distillation=Distillation(self.distillation, self.distillation_form),
+            in_place=Distillation(self.inplace_distillation, "kl"),
+        )
+
+
+_PAPER = {
+    "polish": False,
+    "freeze": "both",
+    "growth": "host",
+    "distillation": 0.5,
+    "optimizer": "adam",
+    "learning_rate_decay": "constant",
+    "weight_decay": 0.0,
+}
+_SHRINKING = {
+    "schedule": "progressive_shrinking",
+    "polish": False,
+    "reorder": True,
+    "kernel_transforms": True,
+    "growth": "none",
+    "distillation": 0.5,
+    "distillation_form": "kl",
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "plus": {},
+        "paper": _PAPER,  # ProX-IR
+        "paper_mr": {**_PAPER, "resolution_phases": "mixed"},
+        "progressive_shrinking": _SHRINKING,
+        "progressive_shrinking_cai": {**_SHRINKING, "subnets_per_step": (1, 2, 4)},
+        "sandwich": {"schedule": "sandwich", "polish": False, "growth": "none"},
+        "compofa": {**_SHRINKING, "coupled": True},
+        "standalone": {"schedule": "standalone", "polish": False, "growth": "none"},
+    }
+)
+"""Fields of :class:`Recipe` that differ from ``plus``: what ``preset`` stands for in settings."""
