@@ -9,7 +9,7 @@ unexport $(filter nnUNet_% PROX_CONFIG,$(.VARIABLES))
 .PHONY: help test demo lint bench bench-ranking bench-step clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 test: $(INSTALLED) ## create the environment and run the default test suite
 	$(BIN)/python -m pytest
@@ -25,7 +25,7 @@ bench: $(INSTALLED) ## compare trainings on real data: DATA=<Decathlon folder>, 
 	$(BIN)/python benchmarks/paper.py $(if $(DATA),--data "$(DATA)") $(if $(METHODS),--methods $(METHODS)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUTPUT),--output "$(OUTPUT)")
 
-bench-ranking: $(INSTALLED) ## train subnets alone and compare them with those of the supernet (after bench; same variables)
+bench-ranking: $(INSTALLED) ## after bench: subnets of the supernet against the same trained alone; DATA, OUTPUT as there
 	$(BIN)/python benchmarks/ranking.py $(if $(DATA),--data "$(DATA)") $(if $(OUTPUT),--output "$(OUTPUT)")
 
 bench-step: $(INSTALLED) ## measure what a training step costs

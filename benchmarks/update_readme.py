@@ -2,7 +2,7 @@
 
 make demo DATA=/path/to/Task04_Hippocampus
 python benchmarks/update_readme.py runs/demo    take the figures of that run into benchmarks/results, then README
-python benchmarks/update_readme.py              README from what is in benchmarks/results
+python benchmarks/update_readme.py              README from what is in benchmarks/results; paper.py does it by itself
 """
 
 from __future__ import annotations
@@ -76,6 +76,77 @@ def demo_table() -> list[str]:
     return lines
 
 
+def paper_lines() -> list[str]:
+    """Return the lines on the comparison of trainings, if it was made."""
+    path = RESULTS / "paper_hippocampus.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    machine = "{device}, {cores} cores, torch {torch}".format_map(result["machine"])
+    subnets = max(unit["dice"]["subnets"] for unit in result["units"] if unit.get("dice"))
+    lines = [
+        "",
+        f"`make bench`: the same data and cases; {subnets} random subnets per training, the same for all methods of "
+        f"one space; every training has the same number of steps, except where the name says otherwise; medians over "
+        f"the seeds; training time without validation, against progressive shrinking (PS); {machine}. What each method "
+        "is: [benchmarks/paper.yaml](benchmarks/paper.yaml).",
+        "",
+        "| method | seeds | training | ÷ PS | multiply-adds ÷ PS | mean Dice (least to most) | smallest | largest |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in result["methods"].items():
+        span = "" if row["mean"] is None else f"{row['mean']:.3f} ({row['min']:.3f} to {row['max']:.3f})"
+        cells = (
+            f"`{name}`",
+            str(len(row["seeds"])),
+            f"{row['train_seconds'] / 60:.1f} min",
+            *(_number(row[f"{field}_ratio"], 2) for field in ("train_seconds", "multiply_adds_1e9")),
+            span,
+            *(_number(row[alias]) for alias in ("smallest", "largest")),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    if result["not_trained"]:
+        lines += ["", f"Not trained yet: {', '.join(f'`{name}`' for name in result['not_trained'])}."]
+    lines += ["", "| bar | | measured | met |", "|---|---:|---:|---|"]
+    said = {True: "yes", False: "no", None: "not measured"}
+    lines += [
+        f"| {bar['what']} | {bar['bar']} | {_number(bar['measured'])} | {said[bar['met']]} |" for bar in result["bars"]
+    ]
+    for picture, alt in (
+        ("time", "Training time"),
+        ("dice", "Dice of random subnets"),
+        ("latency", "Dice by latency"),
+        ("loss", "Losses and phases"),
+    ):
+        lines += ["", f"![{alt}](benchmarks/results/paper_hippocampus_{picture}.png)"]
+    return lines
+
+
+def ranking_lines() -> list[str]:
+    """Return the lines on subnets that were trained alone, if they were."""
+    path = RESULTS / "ranking_hippocampus.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    tau, ceiling, gap = (
+        f"{part['mean']:.2f} ({part['low']:.2f} to {part['high']:.2f})"
+        for part in (result["tau"], result["ceiling"], {k: 100 * v for k, v in result["gap"].items()})
+    )
+    return [
+        "",
+        f"`make bench-ranking`: {len(result['subnets'])} subnets, each also trained alone with {result['steps']} steps "
+        f"and {len(result['seeds'])} seeds. Kendall's tau between the Dice of extracted and stand-alone subnets {tau}; "
+        f"between two seeds of stand-alone training, the ceiling, {ceiling}. Extracted - stand-alone: {gap} points of "
+        f"Dice. Intervals: 95 %, bootstrap over subnets.",
+        "",
+        "![Extracted against stand-alone subnets](benchmarks/results/ranking_hippocampus.png)",
+    ]
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
 def step_cost_lines() -> list[str]:
     """Return the lines on step cost, for each device that was measured."""
     lines = []
@@ -98,7 +169,15 @@ def step_cost_lines() -> list[str]:
 
 def table() -> str:
     """Return the text between the marks."""
-    return "\n".join([*demo_table(), *step_cost_lines()]) + "\n"
+    return "\n".join([*demo_table(), *paper_lines(), *ranking_lines(), *step_cost_lines()]) + "\n"
+
+
+def write_readme() -> None:
+    """Write the text between the marks into README.md."""
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(before + BEGIN + "\n" + table() + "\n" + END + after)
 
 
 def main() -> None:
@@ -108,10 +187,7 @@ def main() -> None:
     run = parser.parse_args().run
     if run is not None:
         collect(run)
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(before + BEGIN + "\n" + table() + "\n" + END + after)
+    write_readme()
 
 
 if __name__ == "__main__":

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from prox_monai.space import SubnetConfig
+
+Moments = tuple[Tensor, Tensor]
+"""Mean and standard deviation of each channel, of shape ``(C,)`` each."""
 
 ChannelGroups = Mapping[str, tuple[tuple[str | None, ...], str | None]]
 
@@ -49,8 +52,11 @@ class Architecture(Protocol):
     def block_prefix(self, section: int, block: int) -> str:
         """Return the prefix of the names of all tensors of one block, with its trailing dot."""
 
-    def continue_depth(self, network: nn.Module, section: int, block: int) -> None:
-        """Initialise a block (counted from 1) of a built network so that it hardly changes its input."""
+    def continue_depth(self, network: nn.Module, section: int, block: int, moments: Moments | None = None) -> None:
+        """Initialise a block (counted from 1) of a built network so that it hardly changes its input.
+
+        ``moments`` are those of its input, where they were measured.
+        """
 
 
 @runtime_checkable

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prox_monai.elastic.architecture import Architecture
+from prox_monai.elastic.architecture import Architecture, Moments
+from prox_monai.elastic.depth import continue_sections, measure_moments
 from prox_monai.elastic.extra_state import ExtraState
 from prox_monai.elastic.freeze import Freeze
 from prox_monai.elastic.growth import Growth, initialise
@@ -154,11 +155,17 @@ class Supernet(nn.Module):
         """Say that blocks up to a depth hold something that was learnt, or are about to be trained."""
         self._opened_depth = max(self._opened_depth, depth)
 
-    def open_depth(self, depth: int) -> None:
+    def open_depth(self, depth: int, like: SubnetConfig | None = None, batches: Iterable[Tensor] = ()) -> None:
         """Let the blocks that a depth adds to the candidate before it continue what stands before them.
 
         Called when the depth is opened, the new blocks start from what the old ones have learnt by then, so that
         deeper subnets start close to the shallower ones they grow from. What the new blocks held is lost.
+
+        Args:
+            depth: the candidate that is opened.
+            like: the largest subnet that has learnt, whose deeper twin, if there is one, is to start closest.
+            batches: inputs of shape ``(B, C, *spatial)`` on which ``like`` is looked at; without any, what its blocks
+                give is estimated from its weights.
 
         Raises:
             ValueError: When the depth is not a candidate, or the smallest.
@@ -167,11 +174,15 @@ class Supernet(nn.Module):
             raise ValueError(f"depth must be one of {self.space.depth[1:]} to be opened, got {depth}.")
         before = self.space.depth[self.space.depth.index(depth) - 1]
         space = self.space
-        config = SubnetConfig.uniform(space.sections, depth, space.width[-1], space.kernel[-1], space.resolution[-1])
+        widest = SubnetConfig.uniform(space.sections, depth, space.width[-1], space.kernel[-1], space.resolution[-1])
+        self._continue(widest, range(before, depth), {})
+        if like is not None and like.at_depth(depth) in self.space:
+            moments = measure_moments(self.architecture, self.extract(like), before - 1, batches)
+            self._continue(like.at_depth(depth), range(before, depth), moments)
+
+    def _continue(self, config: SubnetConfig, blocks: range, moments: dict[int, Moments]) -> None:
         network = without_resolution(self.extract(config))
-        for section in range(space.sections):
-            for block in range(before, depth):
-                self.architecture.continue_depth(network, section, block)
+        continue_sections(self.architecture, network, blocks, moments)
         self.absorb(config, network)
 
     @torch.no_grad()

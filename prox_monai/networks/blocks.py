@@ -55,23 +55,30 @@ class ConvBlock(nn.Module):
 
 
 @torch.no_grad()
-def continue_block(previous: nn.Module, convolution: nn.Module, norm: nn.Module, negative_slope: float) -> None:
+def continue_block(
+    previous: nn.Module,
+    convolution: nn.Module,
+    norm: nn.Module,
+    negative_slope: float,
+    moments: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> None:
     """Initialise a new block so that it hardly changes what the block before it gives.
 
     The convolution passes its input on, and the normalisation, which sets mean and variance of each channel,
-    sets them to what they are after the block before: those of a leaky ReLU of a Gaussian with the mean and the
-    standard deviation that its own normalisation gave it.
+    sets them to what they are after the block before: to ``moments``, or to those of a leaky ReLU of a Gaussian with
+    the mean and the standard deviation that its own normalisation gave it.
 
     Args:
         previous: normalisation (affine) of the block before, which ends in a leaky ReLU.
         convolution: of the new block, with as many input as output channels.
         norm: normalisation (affine) of the new block, of as many channels as ``previous``.
         negative_slope: of the activation.
+        moments: mean and standard deviation of each channel after the block before, where they were measured.
     """
     nn.init.dirac_(convolution.weight)
     if convolution.bias is not None:
         convolution.bias.zero_()
-    mean, deviation = _rectified_moments(previous.bias, previous.weight.abs(), negative_slope)
+    mean, deviation = moments or _rectified_moments(previous.bias, previous.weight.abs(), negative_slope)
     norm.bias.copy_(mean)
     norm.weight.copy_(deviation)
     if norm.running_mean is not None:

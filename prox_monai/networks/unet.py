@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prox_monai.networks.blocks import NEGATIVE_SLOPE, NORMS, ConvBlock, continue_block
 from prox_monai.networks.channel_groups import ChannelGroups, unet_channel_groups
@@ -245,10 +245,12 @@ class UNetArchitecture:
         path = f"encoder.{section}" if section < levels else f"decoder.{section - levels}"
         return f"{path}.blocks.{block}."
 
-    def continue_depth(self, network: nn.Module, section: int, block: int) -> None:
+    def continue_depth(
+        self, network: nn.Module, section: int, block: int, moments: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         """Initialise a block beyond a section's first so that it hardly changes what the block before it gives."""
         before, new = (network.get_submodule(self.block_prefix(section, b)[:-1]) for b in (block - 1, block))
-        continue_block(before.norm, new.conv, new.norm, NEGATIVE_SLOPE)
+        continue_block(before.norm, new.conv, new.norm, NEGATIVE_SLOPE, moments)
 
     def channel_groups(self, config: SubnetConfig) -> ChannelGroups:
         """Return which modules of the network of ``config`` share channels, see :func:`unet_channel_groups`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -126,6 +126,10 @@ class SubnetConfig:
     def uniform(cls, sections: int, depth: int, width: float, kernel: int, resolution: float = 1.0) -> SubnetConfig:
         """Return a subnet of ``sections`` equal sections."""
         return cls((SectionConfig(depth, width, kernel),) * sections, resolution)
+
+    def at_depth(self, depth: int) -> SubnetConfig:
+        """Return the subnet with another depth, the same in all sections."""
+        return replace(self, sections=tuple(replace(section, depth=depth) for section in self.sections))
 
     @property
     def depths(self) -> tuple[int, ...]:

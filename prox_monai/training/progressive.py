@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -86,10 +86,15 @@ class ProgressiveTraining:
         if self._shown is None and self.phase.in_place:
             self._shown = [output.detach() for output in as_list(outputs)]
 
-    def begin_epoch(self, epoch: int) -> Phase:
+    def begin_epoch(self, epoch: int, batches: Iterable[Tensor] = ()) -> Phase:
         """Enter an epoch; the first of a phase opens what is new in it, and takes its teacher from the supernet.
 
         Where the phase re-orders channels, what an optimizer keeps for them has lost its place: clear its state.
+
+        Args:
+            epoch: counted from 0.
+            batches: training inputs of shape ``(B, C, *spatial)``. Where a depth is opened, new blocks start closer to
+                what stands before them if they can look at some.
         """
         self.epoch = epoch
         phase = self.phase
@@ -102,7 +107,7 @@ class ProgressiveTraining:
             self.teacher = Teacher(wanted, self.supernet.extract(wanted))
         depth = phase.space.depth[-1]
         if phase.index > 0 and depth > self.supernet.opened_depth and self.supernet.growth == "preserving":
-            self.supernet.open_depth(depth)
+            self.supernet.open_depth(depth, self.schedule.phases[phase.index - 1].largest(), batches)
         self.supernet.mark_opened(depth)
         return phase
 

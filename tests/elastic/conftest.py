@@ -47,9 +47,9 @@ class Classifier:
     def block_prefix(self, section, block):
         return f"{section}.{block}."
 
-    def continue_depth(self, network, section, block):
+    def continue_depth(self, network, section, block, moments=None):
         before, new = (network[section][b] for b in (block - 1, block))
-        continue_block(before[1], new[0], new[1], negative_slope=0)
+        continue_block(before[1], new[0], new[1], 0, moments)
 
 
 @pytest.fixture

@@ -256,7 +256,7 @@ def test_a_kernel_without_padding_is_another_function(classifier_type, classifie
         def block(self, inputs, outputs, kernel, stride):
             return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, 1), nn.ReLU())
 
-        def continue_depth(self, network, section, block):
+        def continue_depth(self, network, section, block, moments=None):
             """New blocks stay as the host initialises them."""
 
     with pytest.raises(ValueError, match=r"kernel 5 with a zero ring is another function than 3"):
@@ -359,7 +359,7 @@ def test_concatenated_sections_of_independent_width_are_refused(classifier_type)
 
 def test_a_depth_that_changes_shallower_subnets(classifier_type, classifier_space):
     class Broken(classifier_type):
-        def continue_depth(self, network, section, block):
+        def continue_depth(self, network, section, block, moments=None):
             network[section][0][0].weight.data.zero_()
 
     with pytest.raises(ValueError, match=r"continue_depth changes subnets of depth 1 when depth 2 is opened"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from prox_monai.elastic import Supernet
+from prox_monai.elastic.depth import measure_moments
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import PhaseSchedule, SearchSpace, SubnetConfig, unet_groups
 from prox_monai.training import ProgressiveTraining
@@ -43,6 +44,33 @@ def test_a_deeper_subnet_starts_close_to_the_shallower_one(width, kernel):
     assert after < 0.3 * before
 
 
+@pytest.mark.parametrize(("width", "kernel"), [(0.5, 3), (1.0, 5)])
+def test_a_deeper_subnet_starts_closer_where_it_can_look_at_inputs(width, kernel):
+    """Sparse images are far from Gaussian; what was measured on some of them holds for others."""
+    x = torch.nn.functional.avg_pool3d((torch.rand(12, 1, 16, 16, 16) < 0.02).float(), 5, 1, 2)
+    network = supernet()
+    shallow = outputs(network, 1, width, kernel, x[:2])
+    network.open_depth(2)
+    estimated = (outputs(network, 2, width, kernel, x[:2]) - shallow).std()
+    network.open_depth(2, SubnetConfig.uniform(3, 1, width, kernel), [x[2:7], x[7:]])
+    measured = (outputs(network, 2, width, kernel, x[:2]) - shallow).std()
+    assert measured < 0.6 * estimated
+    assert torch.equal(outputs(network, 1, width, kernel, x[:2]), shallow)
+
+
+def test_moments_do_not_depend_on_how_images_are_batched():
+    network = supernet()
+    x, subnet = torch.rand(6, 1, 8, 8, 8), network.extract(SubnetConfig.uniform(3, 1, 1.0, 3))
+    whole = measure_moments(network.architecture, subnet, 0, [x])
+    parts = measure_moments(network.architecture, subnet, 0, [x[:1], x[1:]])
+    assert whole.keys() == parts.keys() == {0, 1, 2}
+    for section in whole:
+        torch.testing.assert_close(whole[section], parts[section])
+    first = subnet.encoder[0].blocks[0](x).flatten(2)
+    torch.testing.assert_close(whole[0], (first.mean(2).mean(0).detach(), first.std(2, correction=0).mean(0).detach()))
+    assert measure_moments(network.architecture, subnet, 0, []) == {}
+
+
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 def test_opening_a_depth_changes_no_shallower_subnet(norm):
     x = torch.randn(2, 1, 8, 8, 8)
@@ -62,7 +90,7 @@ def test_only_further_candidates_can_be_opened(depth):
 def test_a_training_opens_each_depth_when_its_phase_begins(growth, opened, monkeypatch):
     calls = []
     network = supernet(growth=growth)
-    monkeypatch.setattr(network, "open_depth", lambda depth: calls.append((training.epoch, depth)))
+    monkeypatch.setattr(network, "open_depth", lambda depth, like, batches: calls.append((training.epoch, depth)))
     training = ProgressiveTraining(network, PhaseSchedule.prox(SPACE, [2] * 5))
     for epoch in range(10):
         training.begin_epoch(epoch)
@@ -71,7 +99,7 @@ def test_a_training_opens_each_depth_when_its_phase_begins(growth, opened, monke
 
 def test_progressive_shrinking_opens_nothing(monkeypatch):
     network = supernet()
-    monkeypatch.setattr(network, "open_depth", lambda depth: pytest.fail("opened"))
+    monkeypatch.setattr(network, "open_depth", lambda *_: pytest.fail("opened"))
     training = ProgressiveTraining(network, PhaseSchedule.progressive_shrinking(SPACE, 5))
     for epoch in range(5):
         training.begin_epoch(epoch)
@@ -103,7 +131,7 @@ def test_a_grown_supernet_opens_only_what_is_new(monkeypatch):
     loaded = Supernet(network.architecture, larger)
     loaded.load_state_dict(grown.state_dict())
     calls = []
-    monkeypatch.setattr(loaded, "open_depth", calls.append)
+    monkeypatch.setattr(loaded, "open_depth", lambda depth, *_: calls.append(depth))
     training = ProgressiveTraining(loaded, PhaseSchedule.prox(larger, 6))
     for epoch in range(4):
         training.begin_epoch(epoch)

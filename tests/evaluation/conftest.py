@@ -39,7 +39,7 @@ class Classifier:
     def block_prefix(self, section, block):
         return f"{2 * section}."
 
-    def continue_depth(self, network, section, block):
+    def continue_depth(self, network, section, block, moments=None):
         """Sections have one block."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
-from torch import nn
+from torch import Tensor, nn
 
 from prox_monai.networks.blocks import continue_block
 from prox_monai.networks.channel_groups import ChannelGroups, unet_channel_groups
@@ -144,7 +144,9 @@ class PlainConvUNetArchitecture:
             return f"encoder.stages.{section}.0.convs.{block}."
         return f"decoder.stages.{section - encoder_stages}.convs.{block}."
 
-    def continue_depth(self, network: nn.Module, section: int, block: int) -> None:
+    def continue_depth(
+        self, network: nn.Module, section: int, block: int, moments: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         """Initialise a block beyond a stage's first so that it hardly changes what the block before it gives.
 
         Raises:
@@ -157,7 +159,7 @@ class PlainConvUNetArchitecture:
             raise NotImplementedError(
                 "growth `preserving` needs blocks of convolution, affine norm and (leaky) ReLU; use growth `host`."
             )
-        continue_block(before.norm, new.conv, new.norm, getattr(activation, "negative_slope", 0.0))
+        continue_block(before.norm, new.conv, new.norm, getattr(activation, "negative_slope", 0.0), moments)
 
     def channel_groups(self, config: SubnetConfig) -> ChannelGroups:
         """Return which modules of the network of ``config`` share channels, see :func:`unet_channel_groups`."""

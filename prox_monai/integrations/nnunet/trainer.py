@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.amp import autocast
 from torch.nn.parallel import DistributedDataParallel
 
@@ -41,6 +41,7 @@ from prox_monai.training.checkpoint import write_atomically
 from prox_monai.training.learning_rate import learning_rate
 
 _MAX_NORM = 12  # nnU-Net's
+_OPENING_BATCHES = 4
 
 
 class ProXTrainer(nnUNetTrainer):
@@ -181,6 +182,7 @@ class ProXTrainer(nnUNetTrainer):
         loaders = super().get_dataloaders()
         names = ("training", "validation")
         self.fixed_batches = FixedBatches(loaders[1], (self.settings.seed, "fixed"), FIXED_BATCHES)
+        self._opening_batches = FixedBatches(loaders[0], (self.settings.seed, "opening"), _OPENING_BATCHES)
         return tuple(
             make_repeatable(loader, lambda name=name: (self.settings.seed, name, self.current_epoch, self.local_rank))
             for loader, name in zip(loaders, names, strict=True)
@@ -210,7 +212,9 @@ class ProXTrainer(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """Enter the phase of the epoch."""
         with opening(self):
-            phase = self.training.begin_epoch(self.current_epoch)
+            inputs = (batch["data"].to(self.device) for batch in self._opening_batches)
+            phase = self.training.begin_epoch(self.current_epoch, inputs)
+            self._take_tensors_of_first_rank()
         super().on_train_epoch_start()
         if self.current_epoch == self.schedule.first_epoch(phase):
             self._best_ema = None
@@ -218,6 +222,12 @@ class ProXTrainer(nnUNetTrainer):
                 self.optimizer.state.clear()  # it belongs to the channels' old places
             self.print_to_log_file(self._log.describe(phase, len(self.schedule.phases)))
         self._log.begin_epoch(phase, self.current_epoch, self.num_epochs, self.num_iterations_per_epoch)
+
+    def _take_tensors_of_first_rank(self) -> None:
+        """What was opened may depend on the batches that a rank looked at."""
+        if self.is_ddp and self.current_epoch in self.schedule.starts:
+            for tensor in self.supernet.state_dict().values():
+                distributed.broadcast(tensor.data, 0)
 
     def train_step(self, batch: dict) -> dict:
         """Train the subnets of a step on one batch, one after the other; as nnU-Net does where there is only one.

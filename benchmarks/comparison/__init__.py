@@ -1,0 +1,1 @@
+"""The machinery of ``benchmarks/paper.py`` and ``benchmarks/ranking.py``."""

@@ -1,0 +1,152 @@
+"""The bars that the comparison is to pass, each a line: what, the bar, what was measured, whether it is met."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+OURS, BASELINE = "plus", "progressive_shrinking"
+OURS_AT_BASELINE_TIME, ALONE, ALONE_AT_OUR_TIME = "plus_at_ps_time", "standalone", "standalone_at_plus_time"
+RESAMPLES = 10_000
+
+Results = Sequence[Mapping[str, Any]]
+
+
+def bars(results: Results, ranking: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Return all bars; what cannot be said yet is measured None, met None.
+
+    Args:
+        results: the units that are done.
+        ranking: the result of ``ranking.py``, if there is one.
+    """
+    mean, low = (lambda run: run["dice"]["mean"]), (lambda run: run["dice"]["min"])
+    interval = paired_interval(results, OURS, ALONE_AT_OUR_TIME)
+    tau = None if ranking is None else ranking["tau"]["mean"]
+    ceiling = None if ranking is None else ranking["ceiling"]["mean"]
+    without_polish = pairs(results, OURS, BASELINE, lambda run: run["train_seconds_without_polish"])
+    both = pairs(results, OURS, ALONE, lambda run: run["train_seconds"])
+    at_time = differences(results, OURS_AT_BASELINE_TIME, BASELINE, mean)
+    return [
+        _bar("training time of plus without its polishing ÷ PS, equal steps", "<=", 0.2, _ratio(without_polish)),
+        _bar("time of plus to PS's final mean Dice ÷ PS's time", "<=", 0.2, time_to_reach(results)),
+        _bar("mean Dice of the random subnets, plus", ">=", 0.86, _over(results, OURS, mean)),
+        _bar(
+            "the same, plus - PS at equal steps, worst seed", ">", 0, _least(differences(results, OURS, BASELINE, mean))
+        ),
+        _bar("the same, plus - PS at equal time, worst seed", ">", 0, _least(at_time)),
+        _bar("worst of the random subnets, plus", ">=", 0.82, _over(results, OURS, low)),
+        _bar(
+            "largest of plus - the same network alone, equal time: lower end of 95 %",
+            ">",
+            -0.005,
+            interval and interval[1],
+        ),
+        _bar(
+            "loss just after an expansion ÷ just before, worst phase of plus",
+            "<=",
+            1.05,
+            _over(results, OURS, worst_spike),
+        ),
+        _bar(
+            "Kendall's tau to stand-alone training ÷ its ceiling", ">=", 0.8, tau / ceiling if tau and ceiling else None
+        ),
+        _bar("training time of plus ÷ its largest subnet alone, equal steps", "<=", 1.0, _ratio(both)),
+    ]
+
+
+def pairs(
+    results: Results, ours: str, theirs: str, value: Callable[[Mapping[str, Any]], float]
+) -> list[tuple[float, float]]:
+    """Return a value of two methods for each seed and fold that both have."""
+    left, right = (
+        {(run["seed"], run["fold"]): value(run) for run in results if run["method"] == method}
+        for method in (ours, theirs)
+    )
+    return [(left[key], right[key]) for key in left if key in right]
+
+
+def differences(results: Results, ours: str, theirs: str, value: Callable[[Mapping[str, Any]], float]) -> list[float]:
+    """Return by how much a value of ``ours`` is above that of ``theirs``, for each seed and fold."""
+    return [a - b for a, b in pairs(results, ours, theirs, value)]
+
+
+def paired_interval(results: Results, ours: str, theirs: str) -> tuple[float, float, float] | None:
+    """Return by how much the largest of one method beats that of another, paired over cases.
+
+    Per case the differences are averaged over the seeds that both have. The interval is the percentile bootstrap over
+    cases with 95 %.
+
+    Returns:
+        Mean, lower and upper end; None where there is no such pair.
+    """
+    per_case: dict[str, list[float]] = {}
+    for a, b in pairs(results, ours, theirs, lambda run: run["largest_dice_per_case"]):
+        for case in a:
+            if a[case] is not None and b[case] is not None:
+                per_case.setdefault(case, []).append(a[case] - b[case])
+    if not per_case:
+        return None
+    return bootstrap([statistics.fmean(values) for values in per_case.values()], statistics.fmean)
+
+
+def bootstrap(
+    items: Sequence[Any], statistic: Callable[[Sequence[Any]], float], resamples: int = RESAMPLES
+) -> tuple[float, float, float]:
+    """Return a statistic with the ends of its 95 % percentile bootstrap interval, always the same."""
+    rng = random.Random("bootstrap")
+    drawn = sorted(statistic(rng.choices(items, k=len(items))) for _ in range(resamples))
+    return statistic(items), drawn[int(0.025 * resamples)], drawn[int(0.975 * resamples) - 1]
+
+
+def time_to_reach(results: Results) -> float | None:
+    """Return the training time in which plus reaches the baseline's final mean Dice, divided by the baseline's time.
+
+    A learning rate that decays makes a training whole: only ends of trainings are compared. For each seed and fold it
+    is the shortest training with the recipe of plus, whatever its number of iterations, whose mean Dice is at least
+    the baseline's; infinite where there is none. The median over them.
+    """
+    recipe = next((_recipe(run) for run in results if run["method"] == OURS), None)
+    family = [run for run in results if run["trainer"] == "ProXTrainer" and _recipe(run) == recipe]
+    ratios = []
+    for base in (run for run in results if run["method"] == BASELINE):
+        runs = [run for run in family if (run["seed"], run["fold"]) == (base["seed"], base["fold"])]
+        reached = [run["train_seconds"] for run in runs if run["dice"]["mean"] >= base["dice"]["mean"]]
+        if runs:
+            ratios.append(min(reached, default=float("inf")) / base["train_seconds"])
+    return statistics.median(ratios) if ratios else None
+
+
+def worst_spike(run: Mapping[str, Any]) -> float | None:
+    """Return the largest ratio of a training's losses just after and just before an expansion."""
+    ratios = [
+        phase["loss_after"] / phase["loss_before"] for phase in run["phases"] if phase.get("loss_before") is not None
+    ]
+    return max(ratios, default=None)
+
+
+def _recipe(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in run["settings"].items() if key not in ("iterations_per_epoch", "seed")}
+
+
+def _over(results: Results, method: str, value: Callable[[Mapping[str, Any]], float | None]) -> float | None:
+    """The median over the units of a method."""
+    values = [value(run) for run in results if run["method"] == method]
+    return statistics.median(values) if values and None not in values else None
+
+
+def _ratio(values: Sequence[tuple[float, float]]) -> float | None:
+    return statistics.median(a / b for a, b in values) if values else None
+
+
+def _least(values: Sequence[float]) -> float | None:
+    return min(values, default=None)
+
+
+def _bar(what: str, relation: str, bar: float, measured: float | None) -> dict[str, Any]:
+    met = {"<=": lambda x: x <= bar, ">=": lambda x: x >= bar, ">": lambda x: x > bar}[relation]
+    known = None if measured is None else met(measured)
+    finite = measured is not None and math.isfinite(measured)  # JSON has no infinity
+    return {"what": what, "bar": f"{relation} {bar:g}", "measured": measured if finite else None, "met": known}

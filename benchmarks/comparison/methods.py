@@ -1,0 +1,161 @@
+"""What is compared, read from ``paper.yaml``: a method is a set of settings."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from prox_monai.integrations.nnunet.settings import CONFIG_VARIABLE, ProXSettings, resolve_settings
+
+PROX_TRAINER = "ProXTrainer"
+STOCK_TRAINERS = ("TimedTrainer", "TimedAdamWTrainer")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One way to train.
+
+    Args:
+        name: as in folders and tables.
+        settings: fields of ``ProXTrainer``, those of ``common`` included; of a stock trainer its epochs.
+        trainer: class of the trainer.
+        of: the method whose settings it takes over.
+        match_seconds: the method whose training time it gets.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    trainer: str = PROX_TRAINER
+    of: str | None = None
+    match_seconds: str | None = None
+
+    @property
+    def stock(self) -> bool:
+        """Whether nnU-Net trains its planned network, for so many seconds."""
+        return self.trainer in STOCK_TRAINERS
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The methods that must have been trained before."""
+        if self.match_seconds is None:
+            return ()
+        return (self.match_seconds,) if self.stock else (self.match_seconds, self.of)
+
+    def settings_of(self, seed: int, seconds: Callable[[str], float]) -> dict[str, Any]:
+        """Return the settings of one unit.
+
+        Args:
+            seed: the unit's seed.
+            seconds: gives the training seconds of a method that is needed.
+        """
+        settings = {**self.settings, "seed": seed}
+        if self.stock:
+            settings["seconds"] = seconds(self.match_seconds)
+        elif self.match_seconds is not None:
+            ratio = seconds(self.match_seconds) / seconds(self.of)
+            settings["iterations_per_epoch"] = max(1, round(self.settings["iterations_per_epoch"] * ratio))
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The content of ``paper.yaml``.
+
+    Args:
+        common: settings that all supernets share.
+        methods: by name, those that are referred to first.
+        groups: names of methods by name of the group.
+        subnets: number of random subnets that are evaluated.
+        ranking: what ``ranking.py`` does.
+    """
+
+    common: Mapping[str, Any]
+    methods: Mapping[str, Method]
+    groups: Mapping[str, tuple[str, ...]]
+    subnets: int
+    ranking: Mapping[str, Any]
+
+    def choose(self, names: Sequence[str]) -> list[Method]:
+        """Return the methods of these names and groups, in the order of the file; ``all`` means all.
+
+        Raises:
+            ValueError: When there is no such method or group; the message says which there are.
+        """
+        groups = {**self.groups, "all": tuple(self.methods)}
+        chosen: set[str] = set()
+        for name in names:
+            if name not in groups and name not in self.methods:
+                close = difflib.get_close_matches(name, [*groups, *self.methods], n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                raise ValueError(
+                    f"there is no method {name!r}{hint}; the methods are {', '.join(self.methods)}; "
+                    f"the groups {', '.join(groups)}."
+                )
+            chosen.update(groups.get(name, (name,)))
+        return [method for method in self.methods.values() if method.name in chosen]
+
+
+def read_comparison(path: Path, *, full: bool = False) -> Comparison:
+    """Read the file that says what is compared.
+
+    Args:
+        path: a YAML file like ``benchmarks/paper.yaml``.
+        full: lay ``full`` over ``common``.
+
+    Raises:
+        FileNotFoundError: When it does not exist.
+        ValueError: When a method or group refers to one that is not there, or settings are not allowed.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    common = {**content["common"], **(content["full"] if full else {})}
+    methods: dict[str, Method] = {}
+    for name, fields in content["methods"].items():
+        methods[name] = _method(name, dict(fields), common, methods)
+    for group, names in content["groups"].items():
+        if unknown := [name for name in names if name not in methods]:
+            raise ValueError(f"group {group}: there is no method {unknown[0]!r}; there are {', '.join(methods)}.")
+    groups = {group: tuple(names) for group, names in content["groups"].items()}
+    return Comparison(common, methods, groups, content["subnets"], content["ranking"])
+
+
+def with_steps(settings: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """Return settings of a training with a share of the steps: its epochs are as many, and shorter."""
+    iterations = max(1, round(settings["iterations_per_epoch"] * share))
+    return {**settings, "iterations_per_epoch": iterations}
+
+
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Check a method's settings as ``ProXTrainer`` will.
+
+    Raises:
+        ValueError: When a field is unknown or its value not allowed.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder, f"{name}.yaml")
+        path.write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
+        resolve_settings(ProXSettings(), {CONFIG_VARIABLE: str(path)})
+
+
+def _method(name: str, fields: dict[str, Any], common: Mapping[str, Any], before: Mapping[str, Method]) -> Method:
+    trainer, of, match = (fields.pop(field, None) for field in ("trainer", "of", "match_seconds"))
+    steps = fields.pop("steps", 1)
+    if trainer is not None and trainer not in STOCK_TRAINERS:
+        raise ValueError(f"method {name}: trainer must be one of {', '.join(STOCK_TRAINERS)}, got {trainer!r}.")
+    for field, other in (("of", of), ("match_seconds", match)):
+        if other is not None and other not in before:
+            raise ValueError(f"method {name}: {field} must be a method that stands before it, got {other!r}.")
+    if trainer is not None:
+        if match is None:
+            raise ValueError(f"method {name}: a stock trainer needs match_seconds, the method whose time it gets.")
+        return Method(name, fields, trainer, of, match)
+    if match is not None and of is None:
+        raise ValueError(f"method {name}: match_seconds needs of, the method whose time per step is known.")
+    settings = with_steps({**(before[of].settings if of else common), **fields}, steps)
+    check_settings(name, settings)
+    return Method(name, settings, of=of, match_seconds=match)

@@ -1,0 +1,150 @@
+"""The pictures of the comparison."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from comparison.bars import BASELINE
+from comparison.summary import BUCKETS, bucket_scores
+from prox_monai.search.plots import bucket_picture, loss_picture
+
+Results = Sequence[Mapping[str, Any]]
+
+
+def draw(results: Results, folder: Path, name: str, *, title: str, main: Sequence[str] = ()) -> None:
+    """Draw time, Dice, Dice by latency, and losses of the units that are done.
+
+    Args:
+        results: the units.
+        folder: where the PNGs go.
+        name: what their names begin with.
+        title: data, cases and device.
+        main: the methods of the pictures that only a few fit into; all if none of them is done.
+    """
+    time_picture(results, folder / f"{name}_time.png", title=title)
+    spread = {
+        method: [dice for run in runs for *_, dice in run["subnets"]]
+        for method, runs in by_method(results).items()
+        if runs[0].get("dice")
+    }
+    if spread:
+        dice_picture(spread, folder / f"{name}_dice.png", title=title)
+    few = [result for result in results if result["method"] in main] or results
+    if scores := bucket_scores(few):
+        buckets = min(BUCKETS, len({latency for pairs in scores.values() for latency, _ in pairs}))
+        bucket_picture(scores, folder / f"{name}_latency.png", title=title, buckets=buckets)
+    curves = {method: labelled_curve(runs[0]) for method, runs in by_method(few).items()}
+    said = "Training loss, first seed; x: loss of the largest just after an expansion ÷ just before"
+    loss_picture(curves, folder / f"{name}_loss.png", title=f"{said}\n{title}")
+
+
+def labelled_curve(run: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    """Return a unit's losses, the jump at each expansion beside the stage's name."""
+    jumps = {
+        phase["phase"]: f"{phase['stage']} x{phase['loss_after'] / phase['loss_before']:.2f}"
+        for phase in run.get("phases", ())
+        if phase.get("loss_before") is not None
+    }
+    curve = run["curve"]
+    stages = [jumps.get(phase, stage) for phase, stage in zip(curve["phase"], curve["stage"], strict=True)]
+    return {**curve, "stage": stages}
+
+
+def by_method(results: Results) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the units of each method."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        groups.setdefault(result["method"], []).append(result)
+    return groups
+
+
+def time_picture(results: Results, path: Path, *, title: str) -> None:
+    """Draw the training time of each method, its polishing apart (ProX, figure 3); whiskers span the seeds."""
+    groups = by_method(results)
+    figure = Figure(figsize=(9, 1.4 + 0.36 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    minutes = {name: [run["train_seconds"] / 60 for run in runs] for name, runs in groups.items()}
+    medians = {name: statistics.median(values) for name, values in minutes.items()}
+    base = medians.get(BASELINE)
+    for row, (name, runs) in enumerate(groups.items()):
+        expansion = statistics.median(run["train_seconds_without_polish"] / 60 for run in runs)
+        axes.barh(row, expansion, color="C0", label="training" if row == 0 else None)
+        polish = medians[name] - expansion
+        axes.barh(row, polish, left=expansion, color="C1", label="polishing" if row == 0 else None)
+        low, high = min(minutes[name]), max(minutes[name])
+        axes.plot([low, high], [row, row], color="black", marker="|")
+        ratio = f", {medians[name] / base:.2f} of PS" if base and name != BASELINE else ""
+        axes.annotate(
+            f"{medians[name]:.1f}{ratio}",
+            (high, row),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.invert_yaxis()
+    axes.margins(x=0.22)
+    axes.set(xlabel="training time (minutes), median over the seeds", title=title, xlim=(0, None))
+    axes.legend(fontsize="small", loc="best")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def dice_picture(spread: Mapping[str, Sequence[float]], path: Path, *, title: str) -> None:
+    """Draw how the Dice of random subnets is distributed, for each method."""
+    figure = Figure(figsize=(9, 1.4 + 0.5 * len(spread)), layout="constrained")
+    axes = figure.subplots()
+    rows = range(len(spread))
+    parts = axes.violinplot(list(spread.values()), rows, orientation="horizontal", widths=0.85, showextrema=False)
+    for number, body in enumerate(parts["bodies"]):
+        body.set(facecolor=f"C{number % 10}", alpha=0.6)
+    for row, values in enumerate(spread.values()):
+        axes.plot([min(values), max(values)], [row, row], color="black", linewidth=1, marker="|")
+        axes.plot(statistics.fmean(values), row, color="black", marker="o", markersize=4)
+        text = f"{statistics.fmean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+        axes.annotate(text, (max(values), row), (8, 0), textcoords="offset points", va="center", fontsize="small")
+    axes.set_yticks(rows, list(spread))
+    axes.invert_yaxis()
+    low, high = min(map(min, spread.values())), max(map(max, spread.values()))
+    margin = 0.05 * (high - low) + 1e-3
+    axes.set_xlim(low - margin, high + 8 * margin)
+    axes.set(xlabel="mean foreground Dice of random subnets: mean, least and most, all seeds", title=title)
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def ranking_picture(result: Mapping[str, Any], path: Path) -> None:
+    """Draw the Dice of extracted against stand-alone subnets; bars span the supernets' and the trainings' seeds."""
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    sides = [[subnet[side] for subnet in result["subnets"]] for side in ("alone", "extracted")]
+    x, y = ([statistics.fmean(values) for values in side] for side in sides)
+    spread = [
+        [
+            [mean - min(v) for mean, v in zip(means, side, strict=True)],
+            [max(v) - m for m, v in zip(means, side, strict=True)],
+        ]
+        for means, side in zip((x, y), sides, strict=True)
+    ]
+    axes.errorbar(x, y, xerr=spread[0], yerr=spread[1], fmt="none", ecolor="0.7", zorder=1)
+    macs = [subnet["macs"] / 1e9 for subnet in result["subnets"]]
+    points = axes.scatter(x, y, c=macs, norm="log", edgecolors="black", linewidths=0.6, zorder=2)
+    figure.colorbar(points, label="multiply-adds of one patch (10$^9$)")
+    low, high = min(*x, *y), max(*x, *y)
+    axes.plot([low, high], [low, high], color="0.5", linestyle="--", linewidth=1, label="equal")
+    tau, ceiling = result["tau"], result["ceiling"]
+    axes.set_title(
+        f"Kendall's tau {tau['mean']:.2f} ({tau['low']:.2f} to {tau['high']:.2f}); between two stand-alone seeds "
+        f"{ceiling['mean']:.2f}",
+        fontsize="medium",
+    )
+    axes.set(xlabel=f"Dice trained alone, {result['steps']} steps", ylabel="Dice extracted from the supernet")
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,116 @@
+"""The paper's experiments on real data: ProX, the paper's and ours, against progressive shrinking and others.
+
+    python benchmarks/paper.py --data Task04_Hippocampus             the main comparison, seed 0
+    python benchmarks/paper.py --data DIR --methods all --seeds 0 1 2
+    python benchmarks/paper.py --data DIR --methods plus sandwich
+    python benchmarks/paper.py --data DIR --full --device cuda       the planned network, batch and space
+    make bench DATA=DIR                                              the first line, in the environment of make
+
+Each method and seed is a unit: trained by nnU-Net's own command, then evaluated on random subnets and the unseen cases
+of the reporting half. What is done is not done again; a unit that was broken off goes on where it was. Methods and
+settings are in benchmarks/paper.yaml. Units run one after the other, so that their times can be compared: leave the
+machine alone. After each unit the figures of all that are done are written to benchmarks/results, with pictures, and
+into README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import update_readme
+from comparison.methods import Comparison, read_comparison
+from comparison.pictures import draw
+from comparison.summary import finished_units, summarise, write_json
+from comparison.units import Unit, check_units, evaluate_unit, train_unit
+from comparison.workplace import Workplace
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+logger = logging.getLogger("prox_monai.benchmarks")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the units that are asked for; returns the exit code."""
+    arguments = parse(argv)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("prox_monai").setLevel(logging.INFO)
+    try:
+        compare(arguments)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="download", help="a folder in the Decathlon layout, or download")
+    parser.add_argument("--methods", nargs="+", default=["main"], help="methods or groups: main, others, all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--folds", nargs="+", type=int, default=[0], help="of nnU-Net's five")
+    parser.add_argument("--settings", type=Path, default=HERE / "paper.yaml")
+    parser.add_argument("--output", type=Path, help="default: runs/bench, with --full runs/bench_full")
+    parser.add_argument("--full", action="store_true", help="the size for a GPU")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    arguments = parser.parse_args(argv)
+    arguments.output = arguments.output or Path("runs", "bench_full" if arguments.full else "bench")
+    return arguments
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Run all units, seeds outermost, and summarise after each."""
+    comparison = read_comparison(arguments.settings, full=arguments.full)
+    methods = comparison.choose(arguments.methods)
+    units = [
+        Unit(method, seed, fold, arguments.output.absolute())
+        for seed in arguments.seeds
+        for fold in arguments.folds
+        for method in methods
+    ]
+    check_units(units, comparison.subnets)
+    workplace = Workplace(arguments.data, arguments.output, arguments.device)
+    missing = [unit for unit in units if unit.result is None]
+    logger.info("%d of %d units are done", len(units) - len(missing), len(units))
+    for number, unit in enumerate(missing, 1):
+        logger.info("%d of %d: %s, seed %d, fold %d", number, len(missing), unit.method.name, unit.seed, unit.fold)
+        train_unit(unit, workplace, comparison.subnets)
+        result = evaluate_unit(unit, workplace, comparison.subnets)
+        dice = result.get("dice")
+        score = f"mean Dice {dice['mean']:.3f}" if dice else f"Dice {result['named']['largest']:.3f}"
+        logger.info("  %.1f minutes of training, %s", result["train_seconds"] / 60, score)
+        publish(comparison, workplace, full=arguments.full)
+    if not missing:
+        publish(comparison, workplace, full=arguments.full)
+
+
+def publish(comparison: Comparison, workplace: Workplace, *, full: bool) -> None:
+    """Write what is done as JSON, pictures and table of README.md."""
+    methods = list(comparison.methods.values())
+    results = finished_units(workplace.output, methods)
+    size = "_full" if full else ""
+    name = f"paper_{workplace.short_name}{size}"
+    ranking = RESULTS / f"ranking_{workplace.short_name}{size}.json"
+    summary = summarise(
+        results,
+        methods,
+        command=f"python benchmarks/paper.py --data DIR --methods all{' --full' if full else ''}",
+        dataset=workplace.dataset,
+        ranking=json.loads(ranking.read_text(encoding="utf-8")) if ranking.exists() else None,
+    )
+    write_json(summary, RESULTS / f"{name}.json")
+    title = f"{workplace.dataset}, {summary['cases']} unseen cases"
+    draw(results, RESULTS, name, title=title, main=comparison.groups["main"])
+    update_readme.write_readme()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""Does the supernet rank subnets as training each alone does, and what does extraction cost?
+
+    python benchmarks/paper.py --data Task04_Hippocampus --seeds 0 1 2     the supernets
+    python benchmarks/ranking.py --data Task04_Hippocampus --jobs 2        two at a time, one thread each
+    make bench-ranking DATA=DIR
+
+Subnets stratified by multiply-adds are trained alone, with two seeds, and compared with those that the supernets of
+benchmarks/paper.py hold, on the same unseen cases. Kendall's tau between the two Dice is set against its ceiling, the
+tau between the two seeds of stand-alone training. Number of subnets, seeds and steps are in benchmarks/paper.yaml. What
+is done is not done again. Only accuracy is measured, so several trainings may run at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import statistics
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import update_readme
+from comparison.bars import bootstrap
+from comparison.methods import Comparison, Method, check_settings, read_comparison, with_steps
+from comparison.pictures import ranking_picture
+from comparison.summary import finished_units, write_json
+from comparison.units import Unit, evaluate, evaluate_unit, train_unit
+from comparison.workplace import Workplace
+from scipy.stats import kendalltau
+
+from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.integrations.nnunet.trained import load_trained
+from prox_monai.space import SubnetConfig
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+SINGLE_THREAD = "SingleThreadProXTrainer"
+POOL = 50  # random subnets per stratum
+RESAMPLES = 2000
+logger = logging.getLogger("prox_monai.benchmarks")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, evaluate, compare; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="download", help="a folder in the Decathlon layout, or download")
+    parser.add_argument("--settings", type=Path, default=HERE / "paper.yaml")
+    parser.add_argument(
+        "--output", type=Path, help="that of paper.py; default: runs/bench, with --full runs/bench_full"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one CPU thread each")
+    parser.add_argument("--full", action="store_true", help="the size for a GPU")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    arguments = parser.parse_args(argv)
+    arguments.output = arguments.output or Path("runs", "bench_full" if arguments.full else "bench")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("prox_monai").setLevel(logging.INFO)
+    try:
+        rank(arguments)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def rank(arguments: argparse.Namespace) -> None:
+    """Train what is missing, and write figures, picture and README.
+
+    Raises:
+        RuntimeError: When no supernet is trained yet.
+    """
+    comparison = read_comparison(arguments.settings, full=arguments.full)
+    plan = comparison.ranking
+    root = arguments.output.absolute()
+    method = comparison.methods[plan["method"]]
+    done = [result for result in finished_units(root, [method]) if result["fold"] == 0]
+    supernets = [Unit(method, result["seed"], 0, root) for result in done]
+    if not supernets:
+        raise RuntimeError(f"{root} holds no finished {plan['method']}; run benchmarks/paper.py first.")
+    workplace = Workplace(arguments.data, arguments.output, arguments.device)
+    models = [load_trained(workplace.fold_folder(unit).parent) for unit in supernets]
+    chosen = stratified(models[0].multiply_adds(), plan["subnets"])
+    named = [(config.name, config) for config in chosen]
+    extracted = [
+        [row["dice"] for row in evaluate(model, named, unit.folder / "ranking.jsonl", workplace)]
+        for model, unit in zip(models, supernets, strict=True)
+    ]
+    units = stand_alone_units(comparison, chosen, root)
+    train(units, workplace, arguments.jobs)
+    dice = {(unit.method.name, unit.seed): unit.result["dice"]["mean"] for unit in units}
+    alone = [[dice[config.name, seed] for config in chosen] for seed in plan["seeds"]]
+    settings = units[0].method.settings
+    costs = models[0].multiply_adds()
+    result = {
+        "command": "python benchmarks/ranking.py --data DIR --jobs 2",
+        "method": plan["method"],
+        "seeds": plan["seeds"],
+        "steps": settings["epochs"] * settings["iterations_per_epoch"],
+        **compare(extracted, alone),
+        "subnets": [
+            {"name": c.name, "macs": costs(c), "extracted": [e[i] for e in extracted], "alone": [a[i] for a in alone]}
+            for i, c in enumerate(chosen)
+        ],
+    }
+    name = f"ranking_{workplace.short_name}{'_full' if arguments.full else ''}"
+    write_json(result, RESULTS / f"{name}.json")
+    ranking_picture(result, RESULTS / f"{name}.png")
+    update_readme.write_readme()
+
+
+def stratified(costs: MultiplyAdds, count: int) -> list[SubnetConfig]:
+    """Return the smallest, the largest, and a random subnet of each stratum of equal probability between them.
+
+    Args:
+        costs: counts multiply-adds, by which subnets are ordered.
+        count: number of subnets, at least 3.
+
+    Raises:
+        ValueError: When the space has fewer.
+    """
+    space, rng = costs.space, random.Random("ranking")
+    ends = [space.smallest(), space.largest()]
+    pool = {space.sample(rng): None for _ in range(POOL * (count - 2))}
+    ordered = sorted((config for config in pool if config not in ends), key=lambda config: (costs(config), config))
+    if len(ordered) < count - 2:
+        raise ValueError(f"subnets of ranking must be at most {len(ordered) + 2} in this space, got {count}.")
+    edges = [round(i * len(ordered) / (count - 2)) for i in range(count - 1)]
+    inner = [rng.choice(ordered[low:high]) for low, high in pairwise(edges)]
+    return [ends[0], *inner, ends[1]]
+
+
+def stand_alone_units(comparison: Comparison, chosen: Sequence[SubnetConfig], root: Path) -> list[Unit]:
+    """Return a unit per subnet and seed."""
+    plan = comparison.ranking
+    settings = with_steps({**comparison.common, **plan["settings"]}, plan["steps"])
+    methods = [Method(config.name, {**settings, "subnet": config.name}, SINGLE_THREAD) for config in chosen]
+    check_settings("ranking", methods[0].settings)
+    return [Unit(method, seed, 0, root / "ranking") for seed, method in product(plan["seeds"], methods)]
+
+
+def train(units: Sequence[Unit], workplace: Workplace, jobs: int) -> None:
+    """Run all units, ``jobs`` trainings at a time; the first that fails ends it."""
+    missing = [unit for unit in units if unit.result is None]
+    logger.info("%d of %d stand-alone trainings are done", len(units) - len(missing), len(units))
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(train_unit, unit, workplace, 0) for unit in missing]
+        try:
+            for number, (unit, future) in enumerate(zip(missing, futures, strict=True), 1):
+                future.result()
+                dice = evaluate_unit(unit, workplace, 0)["dice"]["mean"]
+                logger.info("%d of %d: %s, seed %d: %.3f", number, len(missing), unit.method.name, unit.seed, dice)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def compare(extracted: Sequence[Sequence[float]], alone: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return tau, its ceiling and the gap, each with the ends of its 95 % bootstrap interval over subnets.
+
+    Args:
+        extracted: Dice of each subnet, for each supernet.
+        alone: Dice of each subnet, for each of two seeds of stand-alone training.
+    """
+    subnets = list(zip(zip(*extracted, strict=True), zip(*alone, strict=True), strict=True))
+
+    def tau(rows: Sequence[Any]) -> float:
+        return statistics.fmean(
+            _tau([row[0][i] for row in rows], [row[1][j] for row in rows])
+            for i in range(len(extracted))
+            for j in range(len(alone))
+        )
+
+    def ceiling(rows: Sequence[Any]) -> float:
+        return _tau([row[1][0] for row in rows], [row[1][1] for row in rows])
+
+    def gap(rows: Sequence[Any]) -> float:
+        return statistics.fmean(statistics.fmean(row[0]) - statistics.fmean(row[1]) for row in rows)
+
+    measured = {"tau": tau, "ceiling": ceiling, "gap": gap}
+    return {
+        name: dict(zip(("mean", "low", "high"), bootstrap(subnets, statistic, RESAMPLES), strict=True))
+        for name, statistic in measured.items()
+    }
+
+
+def _tau(a: Sequence[float], b: Sequence[float]) -> float:
+    """Kendall's tau-b; a resample that is all ties ranks nothing."""
+    value = float(kendalltau(a, b).statistic)
+    return 0.0 if value != value else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

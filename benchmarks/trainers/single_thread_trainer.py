@@ -1,0 +1,25 @@
+"""``ProXTrainer`` on one CPU thread, so that several trainings can share a machine."""
+
+from __future__ import annotations
+
+import torch
+
+from prox_monai.integrations.nnunet.trainer import ProXTrainer
+
+
+class SingleThreadProXTrainer(ProXTrainer):
+    """``ProXTrainer`` on one CPU thread: nnU-Net sets their number to that of the cores, whatever OMP_NUM_THREADS says.
+
+    With OMP_THREAD_LIMIT instead, torch waits for threads that never come.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),
+    ) -> None:
+        torch.set_num_threads(1)
+        super().__init__(plans, configuration, fold, dataset_json, device)

@@ -1,0 +1,68 @@
+"""nnU-Net's own trainer, stopped by the clock: the folder of this file belongs into ``nnUNet_extTrainer``.
+
+The YAML file that ``PROX_STOCK`` names has ``seconds`` (of training steps with their data loading), ``epochs`` and
+``seed``. Network, batch size, optimizer, learning rate per epoch, augmentation and mirroring are nnU-Net's defaults.
+The first epoch has four steps; each later one has as many as the time that is left allows for it, so that the learning
+rate has come down to nnU-Net's last value when the time is spent. Validation between epochs is one batch.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+FIRST_STEPS = 4
+ADAMW_RATE = 3e-3  # as ProXTrainer's default
+
+
+class TimedTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with its own SGD, for so many seconds."""
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        settings = yaml.safe_load(Path(os.environ["PROX_STOCK"]).read_text(encoding="utf-8"))
+        self.seconds, self.num_epochs = settings["seconds"], settings["epochs"]
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = FIRST_STEPS, 1
+        self.save_every = 1
+        torch.manual_seed(settings["seed"])
+        np.random.seed(settings["seed"])
+        self.logger.local_logger.my_fantastic_logging |= {"train_seconds": [], "steps": []}
+
+    def on_train_epoch_start(self) -> None:
+        """Share out the time that is left, then start the clock."""
+        super().on_train_epoch_start()
+        spent, steps = (sum(self.logger.get_value(name, None)) for name in ("train_seconds", "steps"))
+        if steps:
+            share = (self.seconds - spent) / (self.num_epochs - self.current_epoch)
+            self.num_iterations_per_epoch = max(1, round(share * steps / spent))
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Log steps and seconds."""
+        self.logger.log("train_seconds", time.perf_counter() - self._start, self.current_epoch)
+        self.logger.log("steps", len(train_outputs), self.current_epoch)
+        super().on_train_epoch_end(train_outputs)
+
+
+class TimedAdamWTrainer(TimedTrainer):
+    """The same with AdamW, and nnU-Net's polynomial decay of the learning rate."""
+
+    def configure_optimizers(self):
+        """Return AdamW with torch's weight decay, and nnU-Net's scheduler."""
+        self.initial_lr = ADAMW_RATE
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.initial_lr)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)

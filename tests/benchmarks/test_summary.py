@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import update_readme
+from comparison import pictures
+from comparison.methods import Method
+from comparison.pictures import draw, labelled_curve, ranking_picture
+from comparison.summary import bucket_table, finished_units, summarise, write_json
+from comparison.units import Unit
+
+METHODS = [Method(name, {}) for name in ("paper", "plus", "progressive_shrinking", "nnunet")]
+
+
+@pytest.fixture
+def results(result):
+    stock = {"dice": None, "subnets": [], "named": {"largest": 0.7}, "phases": [], "trainer": "TimedTrainer"}
+    return [
+        result("plus", 0.86, 20.0, 0),
+        result("plus", 0.88, 40.0, 1),
+        result("progressive_shrinking", 0.84, 200.0, 0),
+        result("progressive_shrinking", 0.85, 100.0, 1),
+        result("nnunet", seconds=210.0, **stock, multiply_adds_1e9=None),
+    ]
+
+
+def summary_of(results):
+    return summarise(results, METHODS, command="make bench", dataset="Dataset004_Hippocampus")
+
+
+def test_medians_and_ratios(results):
+    summary = summary_of(results)
+    ours = summary["methods"]["plus"]
+    assert ours["seeds"] == [0, 1]
+    assert ours["train_seconds"] == 30
+    assert ours["train_seconds_ratio"] == pytest.approx((0.1 + 0.4) / 2)
+    assert ours["train_seconds_without_polish"] == 22.5
+    assert ours["mean"] == pytest.approx(0.87)
+    assert ours["largest"] == pytest.approx(0.88)
+    stock = summary["methods"]["nnunet"]
+    assert (stock["mean"], stock["largest"], stock["multiply_adds_1e9_ratio"]) == (None, 0.7, None)
+    assert summary["not_trained"] == ["paper"]
+    assert summary["machine"] == {"cores": 2, "torch": "2.9", "device": "a processor"}
+
+
+def test_a_method_without_its_baseline_has_no_ratio(results):
+    assert summary_of(results[:1])["methods"]["plus"]["train_seconds_ratio"] is None
+
+
+def test_a_subnet_has_one_latency_whoever_measured_it(result):
+    fast, slow = result("plus"), result("paper")
+    fast["subnets"] = [["x", 1, 10.0, 0.8], ["y", 1, 90.0, 0.9]]
+    slow["subnets"] = [["x", 1, 30.0, 0.6], ["y", 1, 20.0, 0.7]]
+    table = bucket_table([fast, slow])
+    assert table["milliseconds"] == [[20, 20], [55, 55]]
+    assert table["mean_dice"] == {"plus": [0.8, 0.9], "paper": [0.6, 0.7]}
+
+
+def test_no_buckets_without_subnets(results):
+    assert bucket_table(results[-1:]) == {}
+
+
+def test_json_has_lists_on_one_line(tmp_path):
+    content = {"a": [1, 2.5, None], "b": [{"c": ["x", "y"]}, {"c": []}], "d": [[1, 2], [3, 4]]}
+    write_json(content, tmp_path / "x" / "made.json")
+    text = (tmp_path / "x" / "made.json").read_text()
+    assert json.loads(text) == content
+    assert '"a": [1, 2.5, null]' in text
+    assert '"c": ["x", "y"]' in text
+
+
+def test_the_units_that_are_done_are_found(tmp_path, result):
+    for name, seed in (("plus", 10), ("plus", 2), ("paper", 0)):
+        unit = Unit(Method(name, {}), seed, 0, tmp_path)
+        unit.folder.mkdir(parents=True)
+        unit.finish(result(name, seed=seed))
+    Unit(Method("nnunet", {}), 0, 0, tmp_path).folder.mkdir(parents=True)
+    found = [(unit["method"], unit["seed"]) for unit in finished_units(tmp_path, METHODS)]
+    assert found == [("paper", 0), ("plus", 2), ("plus", 10)]
+
+
+def test_pictures(results, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(pictures, "bucket_picture", lambda scores, path, **options: drawn.update(scores))
+    draw(results, tmp_path, "made", title="made up", main=["plus", "paper"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made_dice.png", "made_loss.png", "made_time.png"]
+    assert all(path.stat().st_size > 5000 for path in tmp_path.iterdir())
+    assert list(drawn) == ["plus"], "those of the main comparison that are done"
+
+
+def test_pictures_of_all_methods_if_none_is_of_the_main_comparison(results, tmp_path):
+    draw(results[2:], tmp_path, "made", title="made up", main=["plus"])
+    assert len(list(tmp_path.glob("made_*.png"))) == 4
+
+
+def test_expansions_are_labelled(result):
+    assert labelled_curve(result("plus"))["stage"] == ["depth", "depth", "width x1.02", "kernel x1.04"]
+
+
+def test_ranking_picture(tmp_path):
+    part = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    subnets = [{"name": f"n{i}", "macs": 10**i, "extracted": [0.8, 0.81], "alone": [0.79, 0.8]} for i in range(1, 5)]
+    ranking_picture({"steps": 10, "tau": part, "ceiling": part, "subnets": subnets}, tmp_path / "r.png")
+    assert (tmp_path / "r.png").stat().st_size > 5000
+
+
+# ------------------------------------------------------------------ README
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    monkeypatch.setattr(update_readme, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_without_results_readme_says_nothing(committed):
+    assert update_readme.paper_lines() == update_readme.ranking_lines() == []
+
+
+def test_the_table(committed, results):
+    write_json(summary_of(results), committed / "paper_hippocampus.json")
+    text = "\n".join(update_readme.paper_lines())
+    assert "| `plus` | 2 | 0.5 min | 0.25 | 0.25 | 0.870 (0.850 to 0.890) | 0.860 | 0.880 |" in text
+    assert "| `nnunet` | 1 | 3.5 min | 1.05 |  |  |  | 0.700 |" in text
+    assert "Not trained yet: `paper`." in text
+    assert "| mean Dice of the random subnets, plus | >= 0.86 | 0.870 | yes |" in text
+    assert "| Kendall's tau to stand-alone training ÷ its ceiling | >= 0.8 |  | not measured |" in text
+    assert "a processor, 2 cores, torch 2.9" in text
+
+
+def test_the_lines_on_ranking(committed):
+    part = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    gap = {"mean": -0.01, "low": -0.02, "high": 0.0}
+    made = {"steps": 400, "seeds": [0, 1], "subnets": [{}] * 20, "tau": part, "ceiling": part, "gap": gap}
+    write_json(made, committed / "ranking_hippocampus.json")
+    text = "\n".join(update_readme.ranking_lines())
+    assert "20 subnets, each also trained alone with 400 steps and 2 seeds" in text
+    assert "subnets 0.50 (0.40 to 0.60)" in text
+    assert "Extracted - stand-alone: -1.00 (-2.00 to 0.00) points of Dice" in text
