@@ -153,7 +153,8 @@ class PhaseSchedule:
             resolution: ``increasing`` opens resolutions last (ProX-IR), ``mixed`` has all of them from the
                 first phase on (ProX-MR).
             subnets_per_step: subnets per optimizer step; one number, or one per stage.
-            polish: add a last phase under the sandwich rule (:meth:`sandwich`).
+            polish: add a last phase under the sandwich rule (:meth:`sandwich`); of a total it gets half of what another
+                phase gets, because each of its steps trains three subnets.
 
         Raises:
             ValueError: When ``epochs`` does not cover the phases, ``subnets_per_step`` the stages, or ``resolution``
@@ -173,6 +174,7 @@ class PhaseSchedule:
         ]
         if polish:
             phases.append(_sandwich(len(phases), Stage.POLISH, space))
+            epochs = _with_polish(epochs, len(phases))
         return cls._lasting(phases, epochs)
 
     @classmethod
@@ -369,6 +371,14 @@ def _per_stage(subnets: Any, stages: Sequence[Dimension]) -> dict[Stage, int]:
             f"got {subnets!r}."
         )
     return {Stage(stage): count for stage, count in zip(stages, each, strict=True)}
+
+
+def _with_polish(epochs: Any, phases: int) -> Any:
+    """The epochs of each phase, half as many of a total for the last; a list as it is."""
+    if not is_integer(epochs):
+        return epochs
+    polish = min(_split(epochs, phases)[0], max(1, round(epochs / (2 * phases - 1))))
+    return [*_split(epochs - polish, phases - 1), polish]
 
 
 def _split(epochs: Any, phases: int) -> list[int]:

@@ -276,13 +276,31 @@ def test_channels_are_reordered_once_before_the_width_stage():
 
 
 def test_a_polishing_phase_follows_the_last_expansion():
-    plain, polished = PhaseSchedule.prox(SMALL, 10).phases, PhaseSchedule.prox(SMALL, 12, polish=True).phases
+    plain, polished = PhaseSchedule.prox(SMALL, 10).phases, PhaseSchedule.prox(SMALL, 11, polish=True).phases
     assert polished[:-1] == plain
     last = polished[-1]
     assert (last.stage, last.space, last.in_place) == (Stage.POLISH, SMALL, True)
     drawn = last.sample(random.Random(0))
     assert drawn[:2] == (SMALL.largest(), SMALL.smallest())
     assert drawn[2] in SMALL
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [
+        (75, [13, 13, 13, 13, 16, 7]),
+        (6, [1, 1, 1, 1, 1, 1]),
+        (12, [2, 2, 2, 2, 3, 1]),
+        ([2, 2, 2, 2, 2, 9], [2, 2, 2, 2, 2, 9]),
+    ],
+)
+def test_of_a_total_polishing_gets_half_of_what_another_phase_gets(epochs, expected):
+    assert [phase.epochs for phase in PhaseSchedule.prox(SMALL, epochs, polish=True).phases] == expected
+
+
+def test_a_total_must_cover_the_polishing_phase():
+    with pytest.raises(ValueError, match="5 epochs cannot cover 6 phases"):
+        PhaseSchedule.prox(SMALL, 5, polish=True)
 
 
 def test_a_subnet_alone():

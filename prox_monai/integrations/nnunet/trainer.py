@@ -226,7 +226,7 @@ class ProXTrainer(nnUNetTrainer):
     def _take_tensors_of_first_rank(self) -> None:
         """What was opened may depend on the batches that a rank looked at."""
         if self.is_ddp and self.current_epoch in self.schedule.starts:
-            for tensor in self.supernet.state_dict().values():
+            for tensor in (*self.supernet.parameters(), *self.supernet.buffers()):
                 distributed.broadcast(tensor.data, 0)
 
     def train_step(self, batch: dict) -> dict:
