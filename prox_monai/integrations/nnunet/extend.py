@@ -15,10 +15,10 @@ from prox_monai.data.complete import complete_folder
 from prox_monai.elastic import Supernet
 from prox_monai.integrations.nnunet.checkpoint import plain, read_checkpoint, schedule_of
 from prox_monai.integrations.nnunet.export import extract_at_full_resolution
+from prox_monai.integrations.nnunet.optimization import make_optimizer
 from prox_monai.integrations.nnunet.planning import plan_training
 from prox_monai.integrations.nnunet.settings import ProXSettings
 from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
-from prox_monai.integrations.nnunet.trainer import make_optimizer
 from prox_monai.space import Dimension, PhaseSchedule, SearchSpace
 from prox_monai.training.checkpoint import write_atomically
 

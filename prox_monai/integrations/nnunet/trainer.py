@@ -31,6 +31,7 @@ from prox_monai.integrations.nnunet.checkpoint import (
     subnet_checkpoint,
 )
 from prox_monai.integrations.nnunet.expansion import FIXED_BATCHES, dimension_ends, opening
+from prox_monai.integrations.nnunet.optimization import EpochScheduler, backward, make_optimizer, optimize
 from prox_monai.integrations.nnunet.planning import build_supernet, plan_training
 from prox_monai.integrations.nnunet.progress import ProgressLog, StepReport, dice_of
 from prox_monai.integrations.nnunet.repeatable import FixedBatches, make_repeatable
@@ -40,7 +41,6 @@ from prox_monai.training import ProgressiveTraining
 from prox_monai.training.checkpoint import write_atomically
 from prox_monai.training.learning_rate import learning_rate
 
-_MAX_NORM = 12  # nnU-Net's
 _OPENING_BATCHES = 4
 
 
@@ -148,7 +148,7 @@ class ProXTrainer(nnUNetTrainer):
     def configure_optimizers(self):
         """Return Adam or AdamW, and a scheduler that follows the phases."""
         fused = self.device.type in ("cpu", "cuda")
-        return make_optimizer(self.settings, self.network, fused=fused), _EpochScheduler(self)
+        return make_optimizer(self.settings, self.network, fused=fused), EpochScheduler(self)
 
     def set_learning_rate(self, position: float) -> None:
         """Set the learning rate of a position in the training, in epochs."""
@@ -243,34 +243,18 @@ class ProXTrainer(nnUNetTrainer):
         last = len(self.training.subnets_at(self.current_epoch, step)) - 1
         reports, losses = [], []
         for number, config in enumerate(self.training.begin_step(step)):
-            with nullcontext() if number == last or not self.is_ddp else self.network.no_sync():
-                losses.append(self._backward(data, target, share=1 / (last + 1)))
-            reports.append(StepReport(config, self.loss.task, self.loss.distance))
+            with self.network.no_sync() if self.is_ddp and number < last else nullcontext():
+                with autocast("cuda") if self.device.type == "cuda" else nullcontext():
+                    self.training.distill(data)
+                    loss = self.loss(self.network(data), target)
+                backward(loss / (last + 1), self.grad_scaler)
+            losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(self._not_finite("loss", f"step {step}, subnet {config}"))
-        self._optimize()
+            reports.append(StepReport(config, self.loss.task, self.loss.distance))
+        optimize(self.network, self.optimizer, self.grad_scaler)
         self._log.end_step(reports)
         return {"loss": np.mean(losses)}
-
-    def _backward(self, data: Tensor, target: Tensor | list[Tensor], *, share: float) -> float:
-        """Add the gradient of the active subnet's loss, times ``share``; return the loss."""
-        with autocast("cuda") if self.device.type == "cuda" else nullcontext():
-            self.training.distill(data)
-            loss = self.loss(self.network(data), target)
-        scaled = loss * share
-        (scaled if self.grad_scaler is None else self.grad_scaler.scale(scaled)).backward()
-        return float(loss.detach())
-
-    def _optimize(self) -> None:
-        """Clip the gradients as nnU-Net does, and make the optimizer's step."""
-        if self.grad_scaler is None:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), _MAX_NORM)
-            self.optimizer.step()
-        else:
-            self.grad_scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), _MAX_NORM)
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Log the epoch's losses and what it cost."""
@@ -383,25 +367,8 @@ class ProXTrainer(nnUNetTrainer):
                 self.output_folder = folder
 
 
-def make_optimizer(settings: ProXSettings, supernet: Supernet, *, fused: bool) -> torch.optim.Optimizer:
-    """Return Adam or AdamW for the parameters of a supernet."""
-    cls = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    groups = supernet.parameter_groups(settings.learning_rate)
-    return cls(groups, weight_decay=settings.weight_decay, fused=fused)
-
-
 class _StoppedEarlier(Exception):
     """The last phase ended before the last epoch that nnU-Net's loop was begun with."""
-
-
-class _EpochScheduler:
-    """nnU-Net calls ``step(epoch)``; the steps in between set their own learning rate."""
-
-    def __init__(self, trainer: ProXTrainer) -> None:
-        self._trainer = trainer
-
-    def step(self, epoch: int) -> None:
-        self._trainer.set_learning_rate(epoch)
 
 
 def _wrap_again(network: DistributedDataParallel) -> DistributedDataParallel:
