@@ -10,7 +10,8 @@ Each method and seed is a unit: trained by nnU-Net's own command, then evaluated
 of the reporting half. What is done is not done again; a unit that was broken off goes on where it was. Methods and
 settings are in benchmarks/paper.yaml. Units run one after the other, so that their times can be compared: leave the
 machine alone. After each unit the figures of all that are done are written to benchmarks/results, with pictures, and
-into README.md.
+into README.md; to the output folder while more units are published than are done. Fold 1 is reported, because recipes
+were chosen on fold 0.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from comparison.pictures import draw
 from comparison.summary import finished_units, summarise, write_json
 from comparison.units import Unit, check_units, evaluate_unit, train_unit
 from comparison.workplace import Workplace
+
+from prox_monai.integrations.nnunet.unseen import choose_device
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -56,7 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", default="download", help="a folder in the Decathlon layout, or download")
     parser.add_argument("--methods", nargs="+", default=["main"], help="methods or groups: main, others, all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--folds", nargs="+", type=int, default=[0], help="of nnU-Net's five")
+    parser.add_argument("--folds", nargs="+", type=int, default=[1], help="of nnU-Net's five; recipes were chosen on 0")
     parser.add_argument("--settings", type=Path, default=HERE / "paper.yaml")
     parser.add_argument("--output", type=Path, help="default: runs/bench, with --full runs/bench_full")
     parser.add_argument("--full", action="store_true", help="the size for a GPU")
@@ -68,6 +71,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Run all units, seeds outermost, and summarise after each."""
+    device = choose_device(arguments.device)
     comparison = read_comparison(arguments.settings, full=arguments.full)
     methods = comparison.choose(arguments.methods)
     units = [
@@ -76,8 +80,8 @@ def compare(arguments: argparse.Namespace) -> None:
         for fold in arguments.folds
         for method in methods
     ]
-    check_units(units, comparison.subnets)
-    workplace = Workplace(arguments.data, arguments.output, arguments.device)
+    check_units(units, comparison.subnets, device)
+    workplace = Workplace(arguments.data, arguments.output, device)
     missing = [unit for unit in units if unit.result is None]
     logger.info("%d of %d units are done", len(units) - len(missing), len(units))
     for number, unit in enumerate(missing, 1):
@@ -93,9 +97,16 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def publish(comparison: Comparison, workplace: Workplace, *, full: bool) -> None:
-    """Write what is done as JSON, pictures and table of README.md."""
+    """Write what is done as JSON, pictures and table of README.md; in the output folder where that would replace more.
+
+    Raises:
+        ValueError: When a unit was trained with other settings than those of now: they do not belong into one table.
+    """
     methods = list(comparison.methods.values())
-    results = finished_units(workplace.output, methods)
+    units = finished_units(workplace.output, methods)
+    for unit in units:
+        unit.begin(unit.settings(), comparison.subnets, workplace.device)
+    results = [unit.result for unit in units]
     size = "_full" if full else ""
     name = f"paper_{workplace.short_name}{size}"
     ranking = RESULTS / f"ranking_{workplace.short_name}{size}.json"
@@ -106,9 +117,13 @@ def publish(comparison: Comparison, workplace: Workplace, *, full: bool) -> None
         dataset=workplace.dataset,
         ranking=json.loads(ranking.read_text(encoding="utf-8")) if ranking.exists() else None,
     )
-    write_json(summary, RESULTS / f"{name}.json")
+    there = RESULTS / f"{name}.json"
+    fewer = there.exists() and len(json.loads(there.read_text(encoding="utf-8"))["units"]) > len(results)
+    folder = workplace.output if fewer else RESULTS
+    write_json(summary, folder / f"{name}.json")
     title = f"{workplace.dataset}, {summary['cases']} unseen cases"
-    draw(results, RESULTS, name, title=title, main=comparison.groups["main"])
+    draw(results, folder, name, title=title, main=comparison.groups["main"])
+    logger.info("  written to %s", folder / f"{name}.json")
     update_readme.write_readme()
 
 

@@ -38,6 +38,7 @@ from prox_monai.space import SubnetConfig
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+FOLD = 1  # as in paper.py
 SINGLE_THREAD = "SingleThreadProXTrainer"
 POOL = 50  # random subnets per stratum
 RESAMPLES = 2000
@@ -80,12 +81,13 @@ def rank(arguments: argparse.Namespace) -> None:
     plan = comparison.ranking
     root = arguments.output.absolute()
     method = comparison.methods[plan["method"]]
-    done = [result for result in finished_units(root, [method]) if result["fold"] == 0]
-    supernets = [Unit(method, result["seed"], 0, root) for result in done]
+    supernets = [unit for unit in finished_units(root, [method]) if unit.fold == FOLD]
+    if len(plan["seeds"]) != 2:
+        raise ValueError(f"seeds of ranking must be two, for the ceiling, got {plan['seeds']}.")
     if not supernets:
         raise RuntimeError(f"{root} holds no finished {plan['method']}; run benchmarks/paper.py first.")
     workplace = Workplace(arguments.data, arguments.output, arguments.device)
-    models = [load_trained(workplace.fold_folder(unit).parent) for unit in supernets]
+    models = [load_trained(workplace.fold_folder(unit).parent, FOLD) for unit in supernets]
     chosen = stratified(models[0].multiply_adds(), plan["subnets"])
     named = [(config.name, config) for config in chosen]
     extracted = [
@@ -142,7 +144,7 @@ def stand_alone_units(comparison: Comparison, chosen: Sequence[SubnetConfig], ro
     settings = with_steps({**comparison.common, **plan["settings"]}, plan["steps"])
     methods = [Method(config.name, {**settings, "subnet": config.name}, SINGLE_THREAD) for config in chosen]
     check_settings("ranking", methods[0].settings)
-    return [Unit(method, seed, 0, root / "ranking") for seed, method in product(plan["seeds"], methods)]
+    return [Unit(method, seed, FOLD, root / "ranking") for seed, method in product(plan["seeds"], methods)]
 
 
 def train(units: Sequence[Unit], workplace: Workplace, jobs: int) -> None:

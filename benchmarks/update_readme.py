@@ -83,7 +83,7 @@ def paper_lines() -> list[str]:
         return []
     result = json.loads(path.read_text())
     machine = "{device}, {cores} cores, torch {torch}".format_map(result["machine"])
-    subnets = max(unit["dice"]["subnets"] for unit in result["units"] if unit.get("dice"))
+    subnets = max((unit["dice"]["subnets"] for unit in result["units"] if unit.get("dice")), default=0)
     lines = [
         "",
         f"`make bench`: the same data and cases; {subnets} random subnets per training, the same for all methods of "

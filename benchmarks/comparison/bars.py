@@ -8,7 +8,10 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from prox_monai.training.expansion_stop import Gain, paired_gain
+
 OURS, BASELINE = "plus", "progressive_shrinking"
+BASELINE_UNTAUGHT = "progressive_shrinking_without_distillation"
 OURS_AT_BASELINE_TIME, ALONE, ALONE_AT_OUR_TIME = "plus_at_ps_time", "standalone", "standalone_at_plus_time"
 RESAMPLES = 10_000
 
@@ -24,14 +27,12 @@ def bars(results: Results, ranking: Mapping[str, Any] | None = None) -> list[dic
     """
     mean, low = (lambda run: run["dice"]["mean"]), (lambda run: run["dice"]["min"])
     interval = paired_interval(results, OURS, ALONE_AT_OUR_TIME)
-    tau = None if ranking is None else ranking["tau"]["mean"]
-    ceiling = None if ranking is None else ranking["ceiling"]["mean"]
-    without_polish = pairs(results, OURS, BASELINE, lambda run: run["train_seconds_without_polish"])
+    tau, ceiling = (None if ranking is None else ranking[name]["mean"] for name in ("tau", "ceiling"))
     both = pairs(results, OURS, ALONE, lambda run: run["train_seconds"])
     at_time = differences(results, OURS_AT_BASELINE_TIME, BASELINE, mean)
     return [
-        _bar("training time of plus without its polishing ÷ PS, equal steps", "<=", 0.2, _ratio(without_polish)),
-        _bar("time of plus to PS's final mean Dice ÷ PS's time", "<=", 0.2, time_to_reach(results)),
+        *_time_bars(results, BASELINE, "PS"),
+        *_time_bars(results, BASELINE_UNTAUGHT, "PS without its teacher"),
         _bar("mean Dice of the random subnets, plus", ">=", 0.86, _over(results, OURS, mean)),
         _bar(
             "the same, plus - PS at equal steps, worst seed", ">", 0, _least(differences(results, OURS, BASELINE, mean))
@@ -42,7 +43,7 @@ def bars(results: Results, ranking: Mapping[str, Any] | None = None) -> list[dic
             "largest of plus - the same network alone, equal time: lower end of 95 %",
             ">",
             -0.005,
-            interval and interval[1],
+            interval and interval.low,
         ),
         _bar(
             "loss just after an expansion ÷ just before, worst phase of plus",
@@ -50,10 +51,17 @@ def bars(results: Results, ranking: Mapping[str, Any] | None = None) -> list[dic
             1.05,
             _over(results, OURS, worst_spike),
         ),
-        _bar(
-            "Kendall's tau to stand-alone training ÷ its ceiling", ">=", 0.8, tau / ceiling if tau and ceiling else None
-        ),
+        _bar("Kendall's tau to stand-alone training ÷ its ceiling", ">=", 0.8, tau / ceiling if ceiling else None),
         _bar("training time of plus ÷ its largest subnet alone, equal steps", "<=", 1.0, _ratio(both)),
+    ]
+
+
+def _time_bars(results: Results, baseline: str, name: str) -> list[dict[str, Any]]:
+    times = pairs(results, OURS, baseline, lambda run: run["train_seconds_without_polish"])
+    reached = time_to_reach(results, baseline)
+    return [
+        _bar(f"training time of plus without its polishing ÷ {name}, equal steps", "<=", 0.2, _ratio(times)),
+        _bar(f"time of plus to the final mean Dice of {name} ÷ its time", "<=", 0.2, reached),
     ]
 
 
@@ -73,23 +81,21 @@ def differences(results: Results, ours: str, theirs: str, value: Callable[[Mappi
     return [a - b for a, b in pairs(results, ours, theirs, value)]
 
 
-def paired_interval(results: Results, ours: str, theirs: str) -> tuple[float, float, float] | None:
-    """Return by how much the largest of one method beats that of another, paired over cases.
+def paired_interval(results: Results, ours: str, theirs: str) -> Gain | None:
+    """Return by how much the largest of one method beats that of another, paired over cases; None without a pair.
 
-    Per case the differences are averaged over the seeds that both have. The interval is the percentile bootstrap over
-    cases with 95 %.
-
-    Returns:
-        Mean, lower and upper end; None where there is no such pair.
+    Per case, Dice is averaged over the seeds that both have.
     """
-    per_case: dict[str, list[float]] = {}
-    for a, b in pairs(results, ours, theirs, lambda run: run["largest_dice_per_case"]):
-        for case in a:
-            if a[case] is not None and b[case] is not None:
-                per_case.setdefault(case, []).append(a[case] - b[case])
-    if not per_case:
+    per_case: tuple[dict[str, list[float]], dict[str, list[float]]] = {}, {}
+    for both in pairs(results, ours, theirs, lambda run: run["largest_dice_per_case"]):
+        for case in both[0].keys() & both[1].keys():
+            if both[0][case] is not None and both[1][case] is not None:
+                for side in (0, 1):
+                    per_case[side].setdefault(case, []).append(both[side][case])
+    if not per_case[0]:
         return None
-    return bootstrap([statistics.fmean(values) for values in per_case.values()], statistics.fmean)
+    left, right = ({case: statistics.fmean(values) for case, values in side.items()} for side in per_case)
+    return paired_gain(right, left)
 
 
 def bootstrap(
@@ -101,7 +107,7 @@ def bootstrap(
     return statistic(items), drawn[int(0.025 * resamples)], drawn[int(0.975 * resamples) - 1]
 
 
-def time_to_reach(results: Results) -> float | None:
+def time_to_reach(results: Results, baseline: str = BASELINE) -> float | None:
     """Return the training time in which plus reaches the baseline's final mean Dice, divided by the baseline's time.
 
     A learning rate that decays makes a training whole: only ends of trainings are compared. For each seed and fold it
@@ -111,7 +117,7 @@ def time_to_reach(results: Results) -> float | None:
     recipe = next((_recipe(run) for run in results if run["method"] == OURS), None)
     family = [run for run in results if run["trainer"] == "ProXTrainer" and _recipe(run) == recipe]
     ratios = []
-    for base in (run for run in results if run["method"] == BASELINE):
+    for base in (run for run in results if run["method"] == baseline):
         runs = [run for run in family if (run["seed"], run["fold"]) == (base["seed"], base["fold"])]
         reached = [run["train_seconds"] for run in runs if run["dice"]["mean"] >= base["dice"]["mean"]]
         if runs:

@@ -58,8 +58,7 @@ class Method:
         if self.stock:
             settings["seconds"] = seconds(self.match_seconds)
         elif self.match_seconds is not None:
-            ratio = seconds(self.match_seconds) / seconds(self.of)
-            settings["iterations_per_epoch"] = max(1, round(self.settings["iterations_per_epoch"] * ratio))
+            settings |= _in_time(self.settings, seconds(self.match_seconds) / seconds(self.of))
         return settings
 
 
@@ -130,16 +129,37 @@ def with_steps(settings: Mapping[str, Any], share: float) -> dict[str, Any]:
     return {**settings, "iterations_per_epoch": iterations}
 
 
+def _in_time(settings: Mapping[str, Any], ratio: float) -> dict[str, int]:
+    """The length of a training that takes ``ratio`` times as long: other epochs where there is one phase only."""
+    epochs, iterations = settings["epochs"], settings["iterations_per_epoch"]
+    if settings.get("preset") == "standalone":
+        longer = max(1, round(epochs * ratio))
+        return {"epochs": longer, "iterations_per_epoch": max(1, round(epochs * iterations * ratio / longer))}
+    return {"iterations_per_epoch": max(1, round(iterations * ratio))}
+
+
+def resolved_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all of ``ProXTrainer``'s settings, those of the preset and the defaults included.
+
+    Raises:
+        ValueError: When a field is unknown or its value not allowed.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "settings.yaml")
+        path.write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
+        return resolve_settings(ProXSettings(), {CONFIG_VARIABLE: str(path)})[0].to_dict()
+
+
 def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     """Check a method's settings as ``ProXTrainer`` will.
 
     Raises:
         ValueError: When a field is unknown or its value not allowed.
     """
-    with TemporaryDirectory() as folder:
-        path = Path(folder, f"{name}.yaml")
-        path.write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
-        resolve_settings(ProXSettings(), {CONFIG_VARIABLE: str(path)})
+    try:
+        resolved_settings(settings)
+    except ValueError as error:
+        raise ValueError(f"method {name}: {error}") from error
 
 
 def _method(name: str, fields: dict[str, Any], common: Mapping[str, Any], before: Mapping[str, Method]) -> Method:

@@ -65,13 +65,13 @@ def stock_result(fold_folder: Path, cases: Sequence[str]) -> dict[str, Any]:
     dice = {case: dice[case] for case in cases}
     labels = next(iter(dice.values()))
     per_label = [_mean(values[label] for values in dice.values()) for label in labels]
-    seconds = log["train_seconds"]
+    seconds = log["train_seconds"][1:]  # the first epoch measures the speed
     return {
         "train_seconds": sum(seconds),
         "train_seconds_without_polish": sum(seconds),
         "steps": sum(log["steps"]),
         "curve": {
-            "loss": [round(float(value), 4) for value in log["train_losses"]],
+            "loss": [round(float(value), 4) for value in log["train_losses"][1:]],
             "seconds": [round(value, 2) for value in seconds],
             "stage": [""] * len(seconds),
             "phase": [0] * len(seconds),

@@ -18,15 +18,16 @@ BUCKETS = 5
 _LIST = re.compile(r"\[\s+((?:\[[^\[\]]*\]|[^\[\]{}])*?)\s+\]")
 
 
-def finished_units(root: Path, methods: Iterable[Method]) -> list[dict[str, Any]]:
-    """Return the results of all units of these methods that are done, by method, seed and fold."""
+def finished_units(root: Path, methods: Iterable[Method]) -> list[Unit]:
+    """Return all units of these methods that are done, by method, seed and fold."""
     found = []
     for method in methods:
+        of_method = []
         for path in (root / method.name).glob("seed*/fold*/result.json"):
             seed, fold = path.parts[-3].removeprefix("seed"), path.parts[-2].removeprefix("fold")
-            found.append(Unit(method, int(seed), int(fold), root).result)
-    order = [method.name for method in methods]
-    return sorted(found, key=lambda result: (order.index(result["method"]), result["seed"], result["fold"]))
+            of_method.append(Unit(method, int(seed), int(fold), root))
+        found += sorted(of_method, key=lambda unit: (unit.seed, unit.fold))
+    return found
 
 
 def summarise(

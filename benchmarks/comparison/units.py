@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from comparison.methods import Method
+from comparison.methods import Method, resolved_settings
 from comparison.results import prox_result, stock_result
 from comparison.workplace import Workplace, environment, progress
 from prox_monai.evaluation.multiply_adds import ALIASES
@@ -57,14 +57,20 @@ class Unit:
         """
         return self.method.settings_of(self.seed, self._seconds)
 
-    def begin(self, settings: Mapping[str, Any], subnets: int) -> None:
-        """Write what it is to do, or check that this is what it was begun with.
+    def begin(self, settings: Mapping[str, Any], subnets: int, device: str) -> None:
+        """Write what it is to do, defaults included, or check that this is what it was begun with.
+
+        Args:
+            settings: of :meth:`settings`.
+            subnets: number of random subnets that are to be evaluated.
+            device: ``cpu`` or ``cuda``.
 
         Raises:
             ValueError: When it was begun with other settings; nothing is changed.
         """
         path = self.folder / "unit.json"
-        wanted = {"trainer": self.method.trainer, "subnets": subnets, **settings}
+        whole = settings if self.method.stock else resolved_settings(settings)
+        wanted = {"trainer": self.method.trainer, "subnets": subnets, "device": device, **whole}
         if path.exists():
             begun = json.loads(path.read_text(encoding="utf-8"))
             names = [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]
@@ -102,8 +108,13 @@ class Unit:
         return json.loads(result.read_text(encoding="utf-8"))["train_seconds"]
 
 
-def check_units(units: Iterable[Unit], subnets: int) -> None:
+def check_units(units: Iterable[Unit], subnets: int, device: str) -> None:
     """Check everything that can be checked before the first unit is run.
+
+    Args:
+        units: in the order in which they are to be run.
+        subnets: number of random subnets that are to be evaluated.
+        device: ``cpu`` or ``cuda``.
 
     Raises:
         RuntimeError: When a unit needs the time of one that is neither done nor to be run before it.
@@ -115,7 +126,7 @@ def check_units(units: Iterable[Unit], subnets: int) -> None:
         if not any(other.folder in before and other.result is None for other in needed):
             settings = unit.settings()
             if (unit.folder / "unit.json").exists():
-                unit.begin(settings, subnets)
+                unit.begin(settings, subnets, device)
         before.add(unit.folder)
 
 
@@ -132,7 +143,7 @@ def train_unit(unit: Unit, workplace: Workplace, subnets: int) -> None:
         RuntimeError: When the training fails, or a unit whose time it needs is not done.
     """
     settings = unit.settings()
-    unit.begin(settings, subnets)
+    unit.begin(settings, subnets, workplace.device)
     workplace.train(unit, progress(settings))
 
 

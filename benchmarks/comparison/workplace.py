@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -100,4 +101,6 @@ def progress(settings: dict[str, Any]) -> TrainingProgress:
 def environment() -> dict[str, Any]:
     """Return what a training's time depends on beside the machine: cores, all of which nnU-Net uses, and versions."""
     packages = {name: version(name) for name in ("torch", "nnunetv2", "prox-monai")}
-    return {"cores": os.cpu_count(), "python": platform.python_version(), **packages}
+    described = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
+    commit = subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip()
+    return {"cores": os.cpu_count(), "python": platform.python_version(), **packages, "commit": commit or None}

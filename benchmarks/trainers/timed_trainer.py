@@ -2,8 +2,10 @@
 
 The YAML file that ``PROX_STOCK`` names has ``seconds`` (of training steps with their data loading), ``epochs`` and
 ``seed``. Network, batch size, optimizer, learning rate per epoch, augmentation and mirroring are nnU-Net's defaults.
-The first epoch has four steps; each later one has as many as the time that is left allows for it, so that the learning
-rate has come down to nnU-Net's last value when the time is spent. Validation between epochs is one batch.
+The first epoch has four steps, in which a network may be compiled; its time does not count. Each later one has as many
+as the time that is left allows for it at the speed of the one before, so that the learning rate has come down to
+nnU-Net's last value when the time is spent. Validation between epochs is one batch. Without worker processes, batches
+are made as ``ProXTrainer`` makes them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import torch
 import yaml
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from prox_monai.integrations.nnunet.repeatable import make_repeatable
 
 FIRST_STEPS = 4
 ADAMW_RATE = 3e-3  # as ProXTrainer's default
@@ -38,17 +42,25 @@ class TimedTrainer(nnUNetTrainer):
         self.seconds, self.num_epochs = settings["seconds"], settings["epochs"]
         self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = FIRST_STEPS, 1
         self.save_every = 1
-        torch.manual_seed(settings["seed"])
-        np.random.seed(settings["seed"])
+        self.seed = settings["seed"]
+        torch.manual_seed(self.seed)
+        np.random.seed(self.seed)
         self.logger.local_logger.my_fantastic_logging |= {"train_seconds": [], "steps": []}
+
+    def get_dataloaders(self):
+        """As nnU-Net does; without worker processes, batches are functions of seed, epoch and step."""
+        return tuple(
+            make_repeatable(loader, lambda name=name: (self.seed, name, self.current_epoch))
+            for loader, name in zip(super().get_dataloaders(), ("training", "validation"), strict=True)
+        )
 
     def on_train_epoch_start(self) -> None:
         """Share out the time that is left, then start the clock."""
         super().on_train_epoch_start()
-        spent, steps = (sum(self.logger.get_value(name, None)) for name in ("train_seconds", "steps"))
+        seconds, steps = (self.logger.get_value(name, None) for name in ("train_seconds", "steps"))
         if steps:
-            share = (self.seconds - spent) / (self.num_epochs - self.current_epoch)
-            self.num_iterations_per_epoch = max(1, round(share * steps / spent))
+            share = (self.seconds - sum(seconds[1:])) / (self.num_epochs - self.current_epoch)
+            self.num_iterations_per_epoch = max(1, round(share * steps[-1] / seconds[-1]))
         self._start = time.perf_counter()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:

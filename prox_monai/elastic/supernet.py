@@ -173,9 +173,7 @@ class Supernet(nn.Module):
         if depth not in self.space.depth[1:]:
             raise ValueError(f"depth must be one of {self.space.depth[1:]} to be opened, got {depth}.")
         before = self.space.depth[self.space.depth.index(depth) - 1]
-        space = self.space
-        widest = SubnetConfig.uniform(space.sections, depth, space.width[-1], space.kernel[-1], space.resolution[-1])
-        self._continue(widest, range(before, depth), {})
+        self._continue(self.space.restrict(depth=(depth,)).largest(), range(before, depth), {})
         if like is not None and like.at_depth(depth) in self.space:
             moments = measure_moments(self.architecture, self.extract(like), before - 1, batches)
             self._continue(like.at_depth(depth), range(before, depth), moments)

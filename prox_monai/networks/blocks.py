@@ -54,6 +54,67 @@ class ConvBlock(nn.Module):
         return self.activation(self.norm(self.conv(x)))
 
 
+class InvertedResidual(nn.Module):
+    """Expansion, depth-wise convolution, projection; the input is added where shapes allow it.
+
+    From Sandler et al., "MobileNetV2" (CVPR 2018), section 3.3.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the input.
+        hidden: channels of the depth-wise convolution.
+        out_channels: channels of the output.
+        kernel: odd kernel size per spatial axis of the depth-wise convolution.
+        stride: its stride per spatial axis.
+        norm: ``"batch"`` or ``"instance"`` (with affine parameters).
+        expand: False leaves the expansion out, as the network's first block does; then ``hidden`` is ``in_channels``.
+
+    Raises:
+        ValueError: When ``spatial_dims`` is not 2 or 3, a kernel is even, or ``norm`` is not a known one.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        *,
+        hidden: int,
+        out_channels: int,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        norm: str = "batch",
+        expand: bool = True,
+    ) -> None:
+        super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {sorted(NORMS)}, got {norm!r}.")
+        if any(size % 2 == 0 for size in kernel):
+            raise ValueError(f"kernel must be odd in every axis, got {tuple(kernel)}.")
+        convolution, normalisation = conv(spatial_dims), NORMS[norm](spatial_dims)
+        padding = tuple(size // 2 for size in kernel)
+        depthwise = convolution(hidden, hidden, tuple(kernel), tuple(stride), padding, groups=hidden, bias=False)
+        self.residual = in_channels == out_channels and all(step == 1 for step in stride)
+        self.expand = nn.Sequential()
+        if expand:
+            pointwise = convolution(in_channels, hidden, 1, bias=False)
+            self.expand = nn.Sequential(pointwise, normalisation(hidden, affine=True), nn.ReLU6(inplace=True))
+        self.depthwise = nn.Sequential(depthwise, normalisation(hidden, affine=True), nn.ReLU6(inplace=True))
+        self.project = nn.Sequential(
+            convolution(hidden, out_channels, 1, bias=False), normalisation(out_channels, affine=True)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(B, in_channels, *spatial)`` to ``(B, out_channels, *spatial / stride)``."""
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.residual else y
+
+    @torch.no_grad()
+    def pass_on(self) -> None:
+        """Make a residual block pass its input on unchanged, until its last normalisation has learnt otherwise."""
+        self.project[1].weight.zero_()
+        self.project[1].bias.zero_()
+
+
 @torch.no_grad()
 def continue_block(
     previous: nn.Module,

@@ -256,7 +256,8 @@ def _expansion(space: SearchSpace, stages: Sequence[Dimension], *, downwards: bo
 
 
 def _sandwich(index: int, stage: Stage, space: SearchSpace) -> Phase:
-    return Phase(index, stage, space, 1, fixed=(space.largest(), space.smallest()), in_place=True)
+    fixed = dict.fromkeys((space.largest(), space.smallest()))
+    return Phase(index, stage, space, 1, fixed=tuple(fixed), in_place=True)
 
 
 def _per_stage(subnets: Any, stages: Sequence[Dimension]) -> dict[Stage, int]:

@@ -26,7 +26,10 @@ from prox_monai.training.progressive import ProgressiveTraining
 FORMAT = "prox_monai/supernet"
 VERSION = 1
 
-_ARCHITECTURES = {"unet": "prox_monai.networks.unet:UNetArchitecture"}
+_ARCHITECTURES = {
+    "mobilenet": "prox_monai.networks.mobilenet:MobileNetArchitecture",
+    "unet": "prox_monai.networks.unet:UNetArchitecture",
+}
 
 
 @dataclass(frozen=True, slots=True)

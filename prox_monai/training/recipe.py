@@ -63,6 +63,26 @@ class Recipe:
     learning_rate_decay: Decay = "phase"
     weight_decay: float = 1e-2
 
+    def __post_init__(self) -> None:
+        """Check what no schedule checks.
+
+        Raises:
+            ValueError: When options do not go together.
+        """
+        expands, shrinks = self.schedule == "prox", self.schedule == "progressive_shrinking"
+        for name, given, allowed, needed in (
+            ("polish", self.polish, expands or not self.polish, "false"),
+            ("reorder", self.reorder, shrinks or not self.reorder, "false"),
+            ("growth", self.growth, expands or self.growth == "none", "none"),
+        ):
+            if not allowed:
+                raise ValueError(
+                    f"{name} must be {needed} with schedule {self.schedule!r}, got {given!r}; a preset sets all that a "
+                    f"method needs: {', '.join(PRESETS)}."
+                )
+        if self.kernel_transforms and self.growth != "none":
+            raise ValueError(f"kernel_transforms need growth 'none', got {self.growth!r}.")
+
     def space_of(self, space: SearchSpace) -> SearchSpace:
         """Return the subnets of a space that are trained."""
         return space.coupled() if self.coupled else space
@@ -93,7 +113,10 @@ class Recipe:
         total = epochs if isinstance(epochs, int) else sum(epochs)
         if self.schedule == "sandwich":
             return PhaseSchedule.sandwich(space, total)
-        return PhaseSchedule.standalone(space, space.parse(self.subnet), total)
+        try:
+            return PhaseSchedule.standalone(space, space.parse(self.subnet), total)
+        except ValueError as error:
+            raise ValueError(f"subnet: {error}") from error
 
     def supernet(self, architecture: Architecture, space: SearchSpace) -> Supernet:
         """Return a fresh supernet of :meth:`space_of`; a subnet that is trained alone starts as its host starts it.

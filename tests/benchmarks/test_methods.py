@@ -68,6 +68,15 @@ def test_equal_time_scales_the_iterations_by_what_was_measured(read):
     assert method.settings_of(0, {"theirs": 1.0, "ours": 400.0}.__getitem__)["iterations_per_epoch"] == 1
 
 
+def test_equal_time_scales_the_epochs_of_a_single_phase(read):
+    """Seven epochs of ten steps in .77 of the time: 5 epochs of 11 rather than 7 of 8."""
+    method = read(
+        alone={"preset": "standalone", "epochs": 7}, alone_as_long={"of": "alone", "match_seconds": "theirs"}
+    ).methods["alone_as_long"]
+    settings = method.settings_of(0, {"theirs": 77.0, "alone": 100.0}.__getitem__)
+    assert (settings["epochs"], settings["iterations_per_epoch"]) == (5, 11)
+
+
 def test_a_stock_trainer_gets_the_seconds_themselves(read):
     method = read().methods["stock"]
     assert method.settings_of(1, {"theirs": 300.0}.__getitem__) == {"epochs": 3, "seconds": 300.0, "seed": 1}
@@ -104,9 +113,9 @@ def test_an_unknown_method_names_the_known_ones(read):
         ({"match_seconds": "theirs"}, "method new: match_seconds needs of, the method whose time per step is known"),
         ({"trainer": "nnUNetTrainer"}, "method new: trainer must be one of TimedTrainer, TimedAdamWTrainer, got 'nnU"),
         ({"trainer": "TimedTrainer"}, "method new: a stock trainer needs match_seconds"),
-        ({"epoch": 3}, r"new.yaml: unknown field 'epoch' \(did you mean 'epochs'\?\)"),
-        ({"preset": "plsu"}, "new.yaml: .*plsu"),
-        ({"learning_rate": -1}, "new.yaml: learning_rate must be a number > 0, got -1"),
+        ({"epoch": 3}, r"method new: .*: unknown field 'epoch' \(did you mean 'epochs'\?\)"),
+        ({"preset": "plsu"}, "method new: .*plsu"),
+        ({"learning_rate": -1}, "method new: .*: learning_rate must be a number > 0, got -1"),
     ],
 )
 def test_methods_that_cannot_be_are_refused(read, fields, message):

@@ -76,7 +76,7 @@ def own_results(finished, monkeypatch):
 
 
 def unit(finished, name: str, seed: int = 0) -> Unit:
-    return Unit(read_comparison(finished.folder / "paper.yaml").methods[name], seed, 0, finished.output)
+    return Unit(read_comparison(finished.folder / "paper.yaml").methods[name], seed, 1, finished.output)
 
 
 def test_the_unit_is_done(finished):
@@ -132,8 +132,34 @@ def test_other_settings_are_refused(finished, capsys, tmp_path):
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     before = unit(finished, "plus").result
     said = refused([*finished.arguments, "--settings", str(tmp_path / "other.yaml")], capsys)
-    assert "plus/seed0/fold0 was begun with other settings: iterations_per_epoch (1 instead of 2)" in said
+    assert "plus/seed0/fold1 was begun with other settings: iterations_per_epoch (1 instead of 2)" in said
     assert unit(finished, "plus").result == before
+
+
+def test_a_table_of_units_with_different_settings_is_not_made(finished, capsys, tmp_path, monkeypatch):
+    """Another method alone, in a folder in which the rest was trained with other settings."""
+    content = yaml.safe_load(TINY)
+    content["common"] |= {"iterations_per_epoch": 2}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    result = {"train_seconds": 1.0, "dice": None, "named": {"largest": 0.5}}
+    for name in ("train_unit", "evaluate_unit"):
+        monkeypatch.setattr(paper, name, lambda *_: result)
+    others = ["--settings", str(tmp_path / "other.yaml"), "--methods", "progressive_shrinking"]
+    assert "plus/seed0/fold1 was begun with other settings" in refused([*finished.arguments, *others], capsys)
+
+
+def test_published_results_give_way_only_to_as_many(finished, monkeypatch):
+    results = finished.folder / "more"
+    results_in(results, monkeypatch)
+    results.mkdir()
+    published = results / "paper_synthetic.json"
+    published.write_text(json.dumps({"units": [{}, {}]}))
+    assert paper.main(finished.arguments) == 0
+    assert json.loads(published.read_text()) == {"units": [{}, {}]}
+    assert len(json.loads((finished.output / "paper_synthetic.json").read_text())["units"]) == 1
+    published.write_text(json.dumps({"units": [{}]}))
+    assert paper.main(finished.arguments) == 0
+    assert "bars" in json.loads(published.read_text())
 
 
 def test_unknown_methods_are_refused(finished, capsys):
@@ -187,7 +213,7 @@ def test_ranking_compares_with_the_supernet_that_is_there(finished, monkeypatch)
         return unit.finish({"dice": {"mean": 0.1 * rank + 0.01 * unit.seed}})
 
     def train(unit, place: Workplace, subnets: int) -> None:
-        unit.begin(unit.settings(), subnets)
+        unit.begin(unit.settings(), subnets, place.device)
         trained.append((unit.method.name, unit.seed))
 
     monkeypatch.setattr(ranking, "train_unit", train)

@@ -76,7 +76,7 @@ def test_the_units_that_are_done_are_found(tmp_path, result):
         unit.folder.mkdir(parents=True)
         unit.finish(result(name, seed=seed))
     Unit(Method("nnunet", {}), 0, 0, tmp_path).folder.mkdir(parents=True)
-    found = [(unit["method"], unit["seed"]) for unit in finished_units(tmp_path, METHODS)]
+    found = [(unit.method.name, unit.seed) for unit in finished_units(tmp_path, METHODS)]
     assert found == [("paper", 0), ("plus", 2), ("plus", 10)]
 
 

@@ -30,7 +30,7 @@ def unit(tmp_path):
 def done(unit, result):
     def finish(method: Method, seconds: float, seed: int = 0) -> Unit:
         made = unit(method, seed)
-        made.begin(made.settings(), 5)
+        made.begin(made.settings(), 5, "cpu")
         made.finish(result(method.name, seconds=seconds, seed=seed))
         return made
 
@@ -39,31 +39,42 @@ def done(unit, result):
 
 def test_a_unit_is_begun_once(unit):
     begun = unit(PLUS, 2)
-    begun.begin(begun.settings(), 5)
+    begun.begin(begun.settings(), 5, "cpu")
     assert begun.folder.parts[-3:] == ("plus", "seed2", "fold0")
     assert yaml.safe_load(begun.settings_file.read_text()) == {**SETTINGS, "seed": 2}
     begun.settings_file.write_text("kept: true")
-    begun.begin(begun.settings(), 5)
+    begun.begin(begun.settings(), 5, "cpu")
     assert begun.settings_file.read_text() == "kept: true"
 
 
 def test_other_settings_are_refused_and_results_kept(done, unit):
     before = done(PLUS, 10.0).result
-    other = unit(Method("plus", {**SETTINGS, "epochs": 7, "freeze": "none"}))
+    other = unit(Method("plus", {**SETTINGS, "epochs": 7, "freeze": "depth"}))
     with pytest.raises(
         ValueError,
-        match=r"was begun with other settings: subnets \(5 instead of 6\), epochs \(6 instead of 7\), "
-        r"freeze \(None instead of none\). What is there is kept; give another --output, or remove",
+        match=r"was begun with other settings: subnets \(5 instead of 6\), freeze \(none instead of depth\), "
+        r"epochs \(6 instead of 7\). What is there is kept; give another --output, or remove",
     ):
-        other.begin(other.settings(), 6)
+        other.begin(other.settings(), 6, "cpu")
     assert unit(PLUS).result == before
 
 
 def test_other_settings_are_refused_before_anything_runs(done, unit):
     done(PLUS, 10.0)
     with pytest.raises(ValueError, match=r"epochs \(6 instead of 9\)"):
-        check_units([unit(BASE), unit(Method("plus", {**SETTINGS, "epochs": 9}))], 5)
+        check_units([unit(BASE), unit(Method("plus", {**SETTINGS, "epochs": 9}))], 5, "cpu")
     assert not unit(BASE).folder.exists()
+
+
+def test_another_device_or_another_default_is_refused(done, unit, monkeypatch):
+    before = done(PLUS, 10.0).result
+    with pytest.raises(ValueError, match=r"device \(cpu instead of cuda\)"):
+        unit(PLUS).begin(unit(PLUS).settings(), 5, "cuda")
+    path = unit(PLUS).folder / "unit.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "learning_rate": 0.5}))
+    with pytest.raises(ValueError, match=r"learning_rate \(0.5 instead of 0.003\)"):
+        unit(PLUS).begin(unit(PLUS).settings(), 5, "cpu")
+    assert unit(PLUS).result == before
 
 
 def test_equal_time_is_that_of_the_same_seed(done, unit):
@@ -77,10 +88,10 @@ def test_equal_time_is_that_of_the_same_seed(done, unit):
 def test_a_time_that_is_not_there_is_named(done, unit):
     done(PLUS, 10.0)
     with pytest.raises(RuntimeError, match=r"longer needs the training time of base, seed 0, fold 0, .*; add base to"):
-        check_units([unit(LONGER)], 5)
-    check_units([unit(BASE), unit(LONGER)], 5)
+        check_units([unit(LONGER)], 5, "cpu")
+    check_units([unit(BASE), unit(LONGER)], 5, "cpu")
     with pytest.raises(RuntimeError, match="needs the training time of base"):
-        check_units([unit(LONGER), unit(BASE)], 5)
+        check_units([unit(LONGER), unit(BASE)], 5, "cpu")
 
 
 def test_random_subnets_are_distinct_and_always_the_same():
@@ -128,7 +139,7 @@ def test_stock_results_are_those_of_the_cases_that_count(tmp_path, monkeypatch):
     found = stock_result(tmp_path, ["a", "b"])
     assert found["named"]["largest"] == pytest.approx((0.85 + 0.6) / 2)
     assert found["largest_dice_per_case"] == pytest.approx({"a": 0.7, "b": 0.9})
-    assert (found["train_seconds"], found["steps"]) == (3.5, 14)
+    assert (found["train_seconds"], found["steps"]) == (2.5, 14)
 
 
 # ------------------------------------------------------------------ the training command

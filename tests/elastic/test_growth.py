@@ -164,3 +164,17 @@ def test_a_subnet_that_is_trained_alone_starts_as_its_host_initialises_it():
     ours = network.extract(config).state_dict()
     assert ours.keys() == host.keys()
     assert all(torch.equal(tensor, host[name]) for name, tensor in ours.items())
+
+
+def test_depths_open_one_after_the_other_in_a_coupled_space():
+    """Where depth 2 goes with the middle width, there is no subnet of depth 2 and the largest width."""
+    space = SearchSpace(3, (1, 2, 3), (0.25, 0.5, 1.0), (3,), groups=unet_groups(2)).coupled()
+    network = Supernet(UNetArchitecture(3, 1, 2, channels=(8, 16), strides=STRIDES), space)
+    training = ProgressiveTraining(network, PhaseSchedule.prox(space, 3))
+    x, opened = torch.randn(1, 1, 8, 8, 8), []
+    for epoch in range(3):
+        training.begin_epoch(epoch, [x])
+        opened.append(network.opened_depth)
+    assert opened == [1, 2, 3]
+    block = network.extract(space.largest()).get_submodule("encoder.0.blocks.2").conv
+    assert torch.equal(block(torch.ones(1, 8, 3, 3, 3))[0, :, 1, 1, 1], torch.ones(8))

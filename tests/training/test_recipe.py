@@ -89,6 +89,23 @@ def test_a_subnet_alone_starts_as_its_host_starts_it():
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"schedule": "progressive_shrinking"},
+            "polish must be false with schedule 'progressive_shrinking', got True",
+        ),
+        ({"schedule": "sandwich", "polish": False}, "growth must be none with schedule 'sandwich', got 'preserving'"),
+        ({"reorder": True}, "reorder must be false with schedule 'prox', got True"),
+        ({"kernel_transforms": True}, "kernel_transforms need growth 'none', got 'preserving'"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**fields)
+
+
 def test_an_unknown_subnet_is_refused():
-    with pytest.raises(ValueError, match="there is no subnet 'huge'"):
+    with pytest.raises(ValueError, match="subnet: there is no subnet 'huge'"):
         recipe("standalone", subnet="huge").phase_schedule(SPACE, 3)

@@ -92,7 +92,7 @@ class CaseScorer:
         )
         logits = self._predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(data[:])))
         return convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits,
+            logits.cpu(),
             self._plans,
             self._configuration,
             self._labels,

@@ -75,6 +75,7 @@ class ProXSettings(Recipe):
                 )
         if problems:
             raise ValueError(" ".join(problems))
+        Recipe.__post_init__(self)
 
     def search_space(self, levels: int) -> SearchSpace:
         """Return the space of a U-Net with this many levels.

@@ -47,6 +47,7 @@ WRONG = [
     ("inplace_distillation", 2, r"inplace_distillation must be a number in \[0, 1\], got 2"),
     ("expansion", "end", "expansion must be one of off, report, stop, got 'end'"),
     ("expansion_delta", -0.1, "expansion_delta must be a number >= 0, got -0.1"),
+    ("schedule", "sandwich", "polish must be false with schedule 'sandwich', got True; a preset sets all"),
     ("overwrite", "yes", "overwrite must be true or false, got 'yes'"),
 ]
 
@@ -141,9 +142,9 @@ def test_the_schedule_that_was_asked_for():
     assert [phase.stage for phase in phases()] == ["depth", "depth", "kernel", "resolution", "polish"]
     assert [phase.stage for phase in phases(polish=False)] == ["depth", "depth", "kernel", "resolution"]
     assert [phase.space.resolution for phase in phases(resolution_phases="mixed", polish=False)] == [(0.5, 1.0)] * 3
-    first = phases(schedule="progressive_shrinking")[0]
+    first = phases(schedule="progressive_shrinking", polish=False, growth="none")[0]
     assert first.space.smallest() == dataclasses.replace(space.largest(), resolution=0.5)
-    (alone,) = phases(schedule="standalone", subnet="smallest")
+    (alone,) = phases(schedule="standalone", subnet="smallest", polish=False, growth="none")
     assert (alone.fixed, alone.epochs) == ((space.smallest(),), 8)
 
 

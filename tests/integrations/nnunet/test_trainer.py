@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from prox_monai.elastic import Supernet
 from prox_monai.integrations.nnunet.trainer import ProXTrainer
+from prox_monai.training import PRESETS
 from prox_monai.training.checkpoint import read_safely
 
 STAGES = ["depth", "depth", "width", "kernel", "resolution"]
@@ -222,10 +224,46 @@ def test_freezing_and_the_forms_of_distillation(make_trainer, form):
     make_trainer(freeze="both", distillation_form=form, optimizer="adam", learning_rate_decay="constant").run_training()
 
 
-def test_progressive_shrinking(make_trainer):
-    trainer = make_trainer(schedule="progressive_shrinking", epochs=4)
+PRESET_STAGES = {
+    "plus": ["depth", "depth", "width", "kernel", "resolution", "polish"],
+    "paper_mr": ["depth", "depth", "width", "kernel", "kernel", "kernel"],
+    "progressive_shrinking_cai": ["kernel", "kernel", "depth", "width", "width", "width"],
+    "sandwich": ["joint"] * 6,
+    "compofa": ["kernel", "kernel", "kernel", "kernel", "width", "width"],
+    "standalone": ["joint"] * 6,
+}
+
+
+@pytest.mark.parametrize("preset", PRESET_STAGES)
+def test_every_method_trains(make_trainer, preset):
+    """All in ``ProXTrainer`` with its checkpoints; subnets per step as the method has them."""
+    fields = {"polish": True, **PRESETS[preset], "preset": preset}
+    trainer = make_trainer(epochs=6, iterations_per_epoch=1, **fields)
     trainer.run_training()
-    assert trainer.logger.local_logger.my_fantastic_logging["stage"] == ["kernel", "kernel", "depth", "width"]
+    log = trainer.logger.local_logger.my_fantastic_logging
+    assert log["stage"] == PRESET_STAGES[preset]
+    trained = sum(len(trainer.training.subnets_at(epoch, 0)) for epoch in range(6))
+    assert trained == {"plus": 8, "progressive_shrinking_cai": 2 + 2 + 4 * 3, "sandwich": 18}.get(preset, 6)
+    weights = torch.load(Path(trainer.output_folder, "checkpoint_final.pth"), weights_only=True)["network_weights"]
+    ours = trainer.supernet.state_dict()
+    assert all(torch.equal(weights[name], ours[name]) for name in ours if name != "_extra_state")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_the_optimizer_forgets_what_it_kept_for_channels_that_moved(make_trainer, monkeypatch):
+    trainer = make_trainer(epochs=4, **PRESETS["progressive_shrinking"])
+    begin, kept = trainer.on_train_epoch_start, []
+
+    def start():
+        before = len(trainer.optimizer.state)
+        begin()
+        kept.append((before, len(trainer.optimizer.state)))
+
+    monkeypatch.setattr(trainer, "on_train_epoch_start", start)
+    trainer.run_training()
+    assert [phase.reorder for phase in trainer.schedule.phases] == [False, False, False, True]
+    assert all(before == after for before, after in kept[:3])
+    assert kept[3][0] > kept[3][1] == 0
 
 
 def test_nnunet_compile_is_refused_with_a_line(make_trainer, monkeypatch):

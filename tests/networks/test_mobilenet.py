@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from prox_monai.elastic import Supernet, check_architecture
+from prox_monai.networks import MobileNetArchitecture
+from prox_monai.space import SearchSpace, SectionConfig, SubnetConfig
+
+SMALL = {"channels": (8, 16), "strides": (2, 1), "stem": 8, "first": 8, "head": 16}
+SPACE = SearchSpace(2, (1, 2), (3, 4, 6), (3, 5), (0.5, 1))
+STOCK_DEPTHS = (2, 3, 4, 3, 3, 1)
+
+
+def test_the_stock_mobilenet_is_reproduced():
+    """torchvision's MobileNetV2 with its weights, in this one's modules, gives the same output."""
+    models = pytest.importorskip("torchvision").models
+    torch.manual_seed(0)
+    stock = models.mobilenet_v2(num_classes=7).train()
+    for _ in range(2):
+        stock(torch.randn(4, 3, 64, 64))  # statistics that are not 0 and 1
+    config = SubnetConfig(tuple(SectionConfig(depth, 6, 3) for depth in STOCK_DEPTHS))
+    ours = MobileNetArchitecture(2, 3, 7).build(config)
+    theirs = stock.state_dict()
+    assert len(theirs) == len(ours.state_dict())
+    pairs = zip(ours.state_dict().items(), theirs.values(), strict=True)
+    ours.load_state_dict({name: tensor.reshape(mine.shape) for (name, mine), tensor in pairs})
+    x = torch.randn(2, 3, 96, 96)
+    torch.testing.assert_close(ours.eval()(x), stock.eval()(x), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("multiplier", [0.35, 0.5, 0.75, 1.4])
+def test_the_width_multiplier_is_torchvisions(multiplier):
+    models = pytest.importorskip("torchvision").models
+    config = SubnetConfig(tuple(SectionConfig(depth, 6, 3) for depth in STOCK_DEPTHS))
+    ours = MobileNetArchitecture(2, 3, 5, multiplier=multiplier).build(config)
+    theirs = models.mobilenet_v2(num_classes=5, width_mult=multiplier)
+    shapes = [tuple(parameter.shape) for parameter in ours.parameters()]
+    assert shapes == [tuple(parameter.shape) for parameter in theirs.parameters()]
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_it_is_an_architecture(spatial_dims):
+    architecture = MobileNetArchitecture(spatial_dims, 1, 3, **SMALL)
+    check_architecture(architecture, SPACE, input_size=(1, *(16,) * spatial_dims))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_shapes(spatial_dims):
+    architecture = MobileNetArchitecture(spatial_dims, 2, 5, **SMALL)
+    network = architecture.build(SPACE.largest()).eval()
+    assert network(torch.randn(3, 2, *(16,) * spatial_dims)).shape == (3, 5)
+    assert architecture.stride == (4,) * spatial_dims
+    features = network.sections[0](network.first(network.stem(torch.randn(1, 2, *(16,) * spatial_dims))))
+    assert features.shape[2:] == (4,) * spatial_dims
+
+
+def test_a_new_depth_and_a_new_kernel_change_nothing():
+    torch.manual_seed(0)
+    network = Supernet(MobileNetArchitecture(2, 1, 3, **SMALL), SPACE).double().eval()
+    x = torch.randn(2, 1, 16, 16, dtype=torch.float64)
+
+    def output(depth, width, kernel):
+        network.activate(SubnetConfig.uniform(2, depth, width, kernel))
+        with torch.no_grad():
+            return network(x)
+
+    network.open_depth(2)
+    for width, kernel in itertools.product(SPACE.width, SPACE.kernel):
+        torch.testing.assert_close(output(2, width, kernel), output(1, width, kernel), atol=1e-12, rtol=0)
+        torch.testing.assert_close(output(2, width, kernel), output(2, width, 3), atol=1e-12, rtol=0)
+
+
+def test_a_new_width_changes_nothing():
+    """New channels of the depth-wise convolution are not read by the projection yet."""
+    network = Supernet(MobileNetArchitecture(2, 1, 3, **SMALL), SPACE).double().eval()
+    x = torch.randn(2, 1, 16, 16, dtype=torch.float64)
+    outputs = []
+    for width in SPACE.width:
+        network.activate(SubnetConfig.uniform(2, 2, width, 3))
+        with torch.no_grad():
+            outputs.append(network(x))
+    for other in outputs[1:]:
+        torch.testing.assert_close(other, outputs[0], atol=1e-12, rtol=0)
+
+
+def test_frozen_statistics_stay():
+    network = Supernet(MobileNetArchitecture(2, 1, 3, **SMALL), SPACE).train()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network(torch.randn(4, 1, 16, 16))
+    changed = {name for name, buffer in network.named_buffers() if not torch.equal(buffer, before[name])}
+    assert any("running_mean" in name for name in changed)
+    assert isinstance(network.extract(SPACE.smallest()), nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MobileNetArchitecture(2, 1, 2, strides=(2, 1)), r"strides must be 6, one per section of channels"),
+        (lambda: MobileNetArchitecture(2, 1, 2, multiplier=0), "multiplier must be a number > 0, got 0"),
+        (
+            lambda: MobileNetArchitecture(2, 1, 2, **SMALL).build(SubnetConfig.uniform(3, 1, 3, 3)),
+            "the subnet has 3 sections, the architecture 2",
+        ),
+        (
+            lambda: MobileNetArchitecture(2, 1, 2, **SMALL).build(SubnetConfig.uniform(2, 1, 1, 3)),
+            "width 1 of section 0 is an expansion ratio and must be above 1",
+        ),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
