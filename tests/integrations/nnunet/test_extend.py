@@ -155,7 +155,7 @@ def test_a_training_that_is_not_finished_is_refused(finished, tmp_path):
 def test_a_family_that_is_bounded_is_refused(copied, field, tmp_path):
     path = copied / "checkpoint_final.pth"
     content = read_safely(path)
-    content["prox"]["settings"][field] = True
+    content["prox"]["settings"] |= {field: True, "growth": "none"}
     torch.save(content, path)
     with pytest.raises(ValueError, match=rf"was trained with {field}: true, which bounds the family"):
         extend(path, {Dimension.DEPTH: (3,)}, 1, tmp_path / "extended")
