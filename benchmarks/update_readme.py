@@ -73,6 +73,34 @@ def demo_table() -> list[str]:
         "",
         "![Dice against latency](benchmarks/results/demo_hippocampus_pareto.png)",
     ]
+    return [*lines, *expansion_lines(result["phases"])]
+
+
+def expansion_lines(phases: list[dict]) -> list[str]:
+    """Return the lines on what each expansion did and gained."""
+    expanded = [phase for phase in phases if phase.get("gain")]
+    if not expanded:
+        return []
+    lines = [
+        "",
+        f"What each expansion did to the loss of the largest subnet, at once, and what it had gained at the end of its "
+        f"phase, on {expanded[0]['gain']['cases']} other unseen cases; where the 90 % upper bound is below "
+        f"{expanded[0]['gain']['delta']:g}, `expansion: stop` would open no further candidate:",
+        "",
+        "| opened | loss before | after | gain in Dice (95 % interval) | 90 % upper bound | the dimension |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for phase in expanded:
+        gain = phase["gain"]
+        cells = (
+            phase["stage"],
+            f"{phase['loss_before']:.3f}",
+            f"{phase['loss_after']:.3f}",
+            f"{gain['mean']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})",
+            f"{gain['upper']:+.4f}",
+            gain["decision"],
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -66,6 +67,12 @@ def test_the_results_table_is_what_the_command_writes():
     spec.loader.exec_module(module)
     written = README.partition(module.BEGIN)[2].partition(module.END)[0]
     assert written.strip() == module.table().strip()
+
+
+def test_the_demo_in_the_table_is_the_one_that_is_shipped():
+    result = json.loads((ROOT / "benchmarks" / "results" / "demo_hippocampus.json").read_text())
+    shipped = (ROOT / "prox_monai" / "demo" / "settings.yaml").read_text()
+    assert yaml.safe_load(result["settings"]) == yaml.safe_load(shipped)
 
 
 def test_links_lead_somewhere():

@@ -1,0 +1,1 @@
+"""MONAI: expansion in its trainer."""

@@ -1,0 +1,148 @@
+"""Expansion in MONAI's stock trainer is that of a plain loop."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+if find_spec("monai") is None or find_spec("ignite") is None:
+    pytest.skip('needs MONAI and ignite: pip install "prox_monai[monai]"', allow_module_level=True)
+
+from monai.engines import SupervisedTrainer
+from monai.handlers import CheckpointLoader, CheckpointSaver, StatsHandler
+
+from prox_monai.elastic import Supernet
+from prox_monai.integrations.monai.handler import ExpansionHandler
+from prox_monai.networks import UNetArchitecture
+from prox_monai.space import PhaseSchedule, SearchSpace, unet_groups
+from prox_monai.training import Distillation, ProgressiveTraining
+
+ARCHITECTURE = UNetArchitecture(2, 1, 2, (4, 8), ((1, 1), (2, 2)), norm="batch")
+SPACE = SearchSpace(3, (1, 2), (0.5, 1), (3, 5), (0.5, 1), unet_groups(2))
+SCHEDULES = {
+    "prox": PhaseSchedule.prox(SPACE, 5),
+    "polished": PhaseSchedule.prox(SPACE, 6, polish=True),
+    "shrinking": PhaseSchedule.progressive_shrinking(SPACE, 4, subnets_per_step=[1, 2, 4], reorder=True),
+}
+RATE = 0.01
+
+
+def batches() -> list[dict[str, torch.Tensor]]:
+    data = torch.Generator().manual_seed(0)
+    return [
+        {"image": torch.randn(2, 1, 8, 8, generator=data), "label": torch.randint(2, (2, 8, 8), generator=data)}
+        for _ in range(3)
+    ]
+
+
+class Run:
+    """A training with MONAI's engine."""
+
+    def __init__(self, schedule: PhaseSchedule, handlers=(), **options) -> None:
+        torch.manual_seed(0)
+        self.supernet = Supernet(ARCHITECTURE, SPACE)
+        self.training = ProgressiveTraining(self.supernet, schedule, seed=3, distillation=Distillation(0.5))
+        self.expansion = ExpansionHandler(self.training, learning_rate=RATE)
+        self.optimizer = torch.optim.AdamW(self.supernet.parameter_groups(RATE), weight_decay=0.1)
+        self.trainer = SupervisedTrainer(
+            **{
+                "device": torch.device("cpu"),
+                "max_epochs": schedule.total_epochs,
+                "train_data_loader": batches(),
+                "network": self.supernet,
+                "optimizer": self.optimizer,
+                "loss_function": self.training.criterion(F.cross_entropy),
+                "iteration_update": self.expansion.update,
+                "train_handlers": [self.expansion, *handlers],
+                "decollate": False,
+                **options,
+            }
+        )
+
+    @property
+    def saved(self) -> dict[str, object]:
+        return {"net": self.supernet, "opt": self.optimizer, "training": self.training, "trainer": self.trainer}
+
+
+def plain(schedule: PhaseSchedule) -> Supernet:
+    """The same without MONAI."""
+    run = Run(schedule)
+    training, optimizer, supernet = run.training, run.optimizer, run.supernet
+    loss, data = training.criterion(F.cross_entropy), batches()
+    for epoch in range(schedule.total_epochs):
+        phase = training.begin_epoch(epoch, [batch["image"] for batch in data])
+        if phase.reorder and epoch == schedule.first_epoch(phase):
+            optimizer.state.clear()
+        for step, batch in enumerate(data):
+            run.expansion._set_learning_rate(run.trainer, epoch + step / len(data))
+            optimizer.zero_grad()
+            count = len(training.subnets_at(epoch, step))
+            for _ in training.begin_step(step):
+                training.distill(batch["image"])
+                (loss(supernet.train()(batch["image"]), batch["label"]) / count).backward()
+            optimizer.step()
+    return supernet
+
+
+def differing(a: Supernet, b: Supernet) -> list[str]:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_it_is_the_training_of_a_plain_loop(schedule):
+    run = Run(SCHEDULES[schedule])
+    before = {name: tensor.clone() for name, tensor in run.supernet.state_dict().items()}
+    run.trainer.run()
+    assert differing(run.supernet, plain(SCHEDULES[schedule])) == []
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in run.supernet.state_dict().items())
+
+
+def test_the_output_holds_what_handlers_expect(caplog):
+    seen = []
+    run = Run(SCHEDULES["polished"], handlers=[StatsHandler(output_transform=lambda x: seen.append(x) or x["loss"])])
+    run.trainer.run()
+    assert len(seen) >= 6 * 3
+    assert all({"image", "label", "pred", "loss"} <= set(output) for output in seen)
+    assert seen[-1]["loss"].ndim == 0
+    assert seen[-1]["pred"].shape == (2, 2, 8, 8)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5])
+def test_a_run_that_was_saved_goes_on_as_if_it_had_not_ended(cut, tmp_path):
+    """After the first phase, at a phase's boundary, before polishing; MONAI's own saver and loader."""
+    schedule = SCHEDULES["polished"]
+    first = Run(schedule, max_epochs=cut)
+    CheckpointSaver(str(tmp_path), first.saved, save_final=True).attach(first.trainer)
+    first.trainer.run()
+    torch.manual_seed(99)
+    second = Run(schedule)
+    (path,) = Path(tmp_path).glob("*.pt")
+    CheckpointLoader(str(path), second.saved).attach(second.trainer)
+    second.trainer.run()
+    straight = Run(schedule)
+    straight.trainer.run()
+    assert second.trainer.state.epoch == schedule.total_epochs
+    assert differing(second.supernet, straight.supernet) == []
+
+
+def test_more_epochs_than_phases_are_refused():
+    run = Run(SCHEDULES["prox"], max_epochs=6)
+    with pytest.raises(ValueError, match="max_epochs must be at most 5, the length of the schedule, got 6"):
+        run.trainer.run()
+
+
+def test_another_network_is_refused():
+    run = Run(SCHEDULES["prox"], network=Supernet(ARCHITECTURE, SPACE))
+    with pytest.raises(ValueError, match="network must be the supernet of the training that is expanded"):
+        run.trainer.run()
+
+
+def test_a_trainer_that_iterates_by_itself_is_refused():
+    run = Run(SCHEDULES["prox"], iteration_update=None)
+    with pytest.raises(ValueError, match="iteration_update of the trainer must be the handler's"):
+        run.trainer.run()
