@@ -127,3 +127,12 @@ def test_a_loaded_model_describes_itself(model, finished):
     assert model.configuration_name == "tiny"
     assert not model.supernet.training
     assert isinstance(model.supernet(torch.zeros(1, 1, 16, 24, 16)), torch.Tensor)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_cuda(scorer, model, preprocessed):
+    network = model.supernet.extract(model.supernet.space.largest())
+    on_cpu = scorer(network)
+    on_gpu = CaseScorer(model, preprocessed, fold_cases(preprocessed, 0), "cuda")(network)
+    for case, values in on_cpu.items():
+        assert on_gpu[case] == pytest.approx(values, abs=0.02, nan_ok=True)
