@@ -21,12 +21,13 @@ lint: $(INSTALLED) ## check style and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-bench: $(INSTALLED) ## compare trainings on real data: DATA=<Decathlon folder>, METHODS=all, SEEDS="0 1 2", OUTPUT=<folder>
+bench: $(INSTALLED) ## compare trainings on real data: DATA=<Decathlon folder>, METHODS=all, SEEDS="0 1 2", FULL=1, OUTPUT=<folder>
 	$(BIN)/python benchmarks/paper.py $(if $(DATA),--data "$(DATA)") $(if $(METHODS),--methods $(METHODS)) \
-		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUTPUT),--output "$(OUTPUT)")
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(FULL),--full) $(if $(OUTPUT),--output "$(OUTPUT)")
 
-bench-ranking: $(INSTALLED) ## after bench: subnets of the supernet against the same trained alone; DATA, OUTPUT as there
-	$(BIN)/python benchmarks/ranking.py $(if $(DATA),--data "$(DATA)") $(if $(OUTPUT),--output "$(OUTPUT)")
+bench-ranking: $(INSTALLED) ## after bench: subnets of the supernet against the same trained alone; same variables
+	$(BIN)/python benchmarks/ranking.py $(if $(DATA),--data "$(DATA)") $(if $(FULL),--full) \
+		$(if $(OUTPUT),--output "$(OUTPUT)")
 
 bench-step: $(INSTALLED) ## measure what a training step costs
 	$(BIN)/python benchmarks/step_cost.py

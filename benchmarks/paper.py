@@ -21,9 +21,9 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import update_readme
+from comparison.command import BENCHMARKS, parser_of, run
 from comparison.methods import Comparison, read_comparison
 from comparison.pictures import draw
 from comparison.summary import finished_units, summarise, write_json
@@ -32,41 +32,17 @@ from comparison.workplace import Workplace
 
 from prox_monai.integrations.nnunet.unseen import choose_device
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS = BENCHMARKS / "results"
 logger = logging.getLogger("prox_monai.benchmarks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the units that are asked for; returns the exit code."""
-    arguments = parse(argv)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("prox_monai").setLevel(logging.INFO)
-    try:
-        compare(arguments)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="download", help="a folder in the Decathlon layout, or download")
+    parser = parser_of(__doc__)
     parser.add_argument("--methods", nargs="+", default=["main"], help="methods or groups: main, others, all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--folds", nargs="+", type=int, default=[1], help="of nnU-Net's five; recipes were chosen on 0")
-    parser.add_argument("--settings", type=Path, default=HERE / "paper.yaml")
-    parser.add_argument("--output", type=Path, help="default: runs/bench, with --full runs/bench_full")
-    parser.add_argument("--full", action="store_true", help="the size for a GPU")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    arguments = parser.parse_args(argv)
-    arguments.output = arguments.output or Path("runs", "bench_full" if arguments.full else "bench")
-    return arguments
+    return run(compare, parser, argv)
 
 
 def compare(arguments: argparse.Namespace) -> None:

@@ -17,27 +17,27 @@ import logging
 import random
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import update_readme
-from comparison.bars import bootstrap
+from comparison.command import BENCHMARKS, parser_of, run
 from comparison.methods import Comparison, Method, check_settings, read_comparison, with_steps
 from comparison.pictures import ranking_picture
 from comparison.summary import finished_units, write_json
 from comparison.units import Unit, evaluate, evaluate_unit, train_unit
 from comparison.workplace import Workplace
-from scipy.stats import kendalltau
+from scipy.stats import bootstrap, kendalltau
 
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
 from prox_monai.integrations.nnunet.trained import load_trained
 from prox_monai.space import SubnetConfig
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS = BENCHMARKS / "results"
 FOLD = 1  # as in paper.py
 SINGLE_THREAD = "SingleThreadProXTrainer"
 POOL = 50  # random subnets per stratum
@@ -47,28 +47,9 @@ logger = logging.getLogger("prox_monai.benchmarks")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, evaluate, compare; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="download", help="a folder in the Decathlon layout, or download")
-    parser.add_argument("--settings", type=Path, default=HERE / "paper.yaml")
-    parser.add_argument(
-        "--output", type=Path, help="that of paper.py; default: runs/bench, with --full runs/bench_full"
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one CPU thread each")
-    parser.add_argument("--full", action="store_true", help="the size for a GPU")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    arguments = parser.parse_args(argv)
-    arguments.output = arguments.output or Path("runs", "bench_full" if arguments.full else "bench")
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("prox_monai").setLevel(logging.INFO)
-    try:
-        rank(arguments)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run(rank, parser, argv)
 
 
 def rank(arguments: argparse.Namespace) -> None:
@@ -185,10 +166,20 @@ def compare(extracted: Sequence[Sequence[float]], alone: Sequence[Sequence[float
         return statistics.fmean(statistics.fmean(row[0]) - statistics.fmean(row[1]) for row in rows)
 
     measured = {"tau": tau, "ceiling": ceiling, "gap": gap}
-    return {
-        name: dict(zip(("mean", "low", "high"), bootstrap(subnets, statistic, RESAMPLES), strict=True))
-        for name, statistic in measured.items()
-    }
+    return {name: _with_interval(subnets, statistic) for name, statistic in measured.items()}
+
+
+def _with_interval(items: Sequence[Any], statistic: Callable[[Sequence[Any]], float]) -> dict[str, float]:
+    """A statistic with the ends of its 95 % percentile bootstrap interval, always the same."""
+    interval = bootstrap(
+        (np.arange(len(items)),),
+        lambda drawn: statistic([items[i] for i in drawn]),
+        vectorized=False,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=0,
+    ).confidence_interval
+    return {"mean": statistic(items), "low": float(interval.low), "high": float(interval.high)}
 
 
 def _tau(a: Sequence[float], b: Sequence[float]) -> float:

@@ -42,7 +42,7 @@ from prox_monai import (
     UNetArchitecture,
 )
 from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
-from prox_monai.space.search_space import unet_groups
+from prox_monai.space.groups import unet_groups
 from prox_monai.training import freeze_of
 
 RESULTS = Path(__file__).parent / "results"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -53,27 +54,39 @@ def demo_table() -> list[str]:
         f"{device['torch']}. One training of {result['train_seconds'] / 60:.1f} minutes gave them all; the whole demo "
         f"took {minutes:.1f}.",
         "",
-        "| subnet | name | parameters | multiply-adds | latency | mean Dice | anterior | posterior |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for name in ALIASES:
-        row = rows[name]
-        cells = (
-            name,
-            f"`{row['key']}`",
-            f"{row['parameters'] / 1e6:.2f} M",
-            f"{row['macs'] / 1e9:.2f} G",
-            f"{row['latency_ms']:.0f} ms",
-            *(f"{dice:.3f}" for dice in (row["dice"], *row["dice_per_label"].values())),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    span = f"{fmean(random):.3f} ({min(random):.3f} to {max(random):.3f})"
-    lines += [
-        f"| {len(random)} random subnets | mean (least to most) | | | | {span} | | |",
+        *markdown(
+            ("subnet", "name", "parameters", "multiply-adds", "latency", "mean Dice", "anterior", "posterior"),
+            "llrrrrrr",
+            [*(subnet_cells(name, rows[name]) for name in ALIASES), random_cells(random)],
+        ),
         "",
         "![Dice against latency](benchmarks/results/demo_hippocampus_pareto.png)",
     ]
     return [*lines, *expansion_lines(result["phases"])]
+
+
+def subnet_cells(name: str, row: dict) -> tuple[str, ...]:
+    """Return the cells of a subnet."""
+    return (
+        name,
+        f"`{row['key']}`",
+        f"{row['parameters'] / 1e6:.2f} M",
+        f"{row['macs'] / 1e9:.2f} G",
+        f"{row['latency_ms']:.0f} ms",
+        *(f"{dice:.3f}" for dice in (row["dice"], *row["dice_per_label"].values())),
+    )
+
+
+def random_cells(dice: list[float]) -> tuple[str, ...]:
+    """Return the cells of the random subnets."""
+    span = f"{fmean(dice):.3f} ({min(dice):.3f} to {max(dice):.3f})"
+    return (f"{len(dice)} random subnets", "mean (least to most)", "", "", "", span, "", "")
+
+
+def markdown(header: Sequence[str], align: str, rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return the lines of a table; ``align`` has an ``l`` or an ``r`` for each column."""
+    rule = ["---" if side == "l" else "---:" for side in align]
+    return [f"| {' | '.join(header)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(cells)} |" for cells in rows)]
 
 
 def expansion_lines(phases: list[dict]) -> list[str]:
@@ -81,18 +94,9 @@ def expansion_lines(phases: list[dict]) -> list[str]:
     expanded = [phase for phase in phases if phase.get("gain")]
     if not expanded:
         return []
-    lines = [
-        "",
-        f"What each expansion did to the loss of the largest subnet, at once, and what it had gained at the end of its "
-        f"phase, on {expanded[0]['gain']['cases']} other unseen cases; where the 90 % upper bound is below "
-        f"{expanded[0]['gain']['delta']:g}, `expansion: stop` would open no further candidate:",
-        "",
-        "| opened | loss before | after | gain in Dice (95 % interval) | 90 % upper bound | the dimension |",
-        "|---|---:|---:|---:|---:|---|",
-    ]
-    for phase in expanded:
-        gain = phase["gain"]
-        cells = (
+    gains = [phase["gain"] for phase in expanded]
+    cells = (
+        (
             phase["stage"],
             f"{phase['loss_before']:.3f}",
             f"{phase['loss_after']:.3f}",
@@ -100,8 +104,17 @@ def expansion_lines(phases: list[dict]) -> list[str]:
             f"{gain['upper']:+.4f}",
             gain["decision"],
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        for phase, gain in zip(expanded, gains, strict=True)
+    )
+    header = ("opened", "loss before", "after", "gain in Dice (95 % interval)", "90 % upper bound", "the dimension")
+    return [
+        "",
+        f"What each expansion did to the loss of the largest subnet, at once, and what it had gained at the end of its "
+        f"phase, on {gains[0]['cases']} other unseen cases; where the 90 % upper bound is below {gains[0]['delta']:g}, "
+        f"`expansion: stop` would open no further candidate:",
+        "",
+        *markdown(header, "lrrrrl", cells),
+    ]
 
 
 def paper_lines() -> list[str]:
@@ -119,27 +132,26 @@ def paper_lines() -> list[str]:
         f"the seeds; training time without validation, against progressive shrinking (PS); {machine}. What each method "
         "is: [benchmarks/paper.yaml](benchmarks/paper.yaml).",
         "",
-        "| method | seeds | training | ÷ PS | multiply-adds ÷ PS | mean Dice (least to most) | smallest | largest |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        *markdown(
+            (
+                "method",
+                "seeds",
+                "training",
+                "÷ PS",
+                "multiply-adds ÷ PS",
+                "mean Dice (least to most)",
+                "smallest",
+                "largest",
+            ),
+            "lrrrrrrr",
+            (method_cells(name, row) for name, row in result["methods"].items()),
+        ),
     ]
-    for name, row in result["methods"].items():
-        span = "" if row["mean"] is None else f"{row['mean']:.3f} ({row['min']:.3f} to {row['max']:.3f})"
-        cells = (
-            f"`{name}`",
-            str(len(row["seeds"])),
-            f"{row['train_seconds'] / 60:.1f} min",
-            *(_number(row[f"{field}_ratio"], 2) for field in ("train_seconds", "multiply_adds_1e9")),
-            span,
-            *(_number(row[alias]) for alias in ("smallest", "largest")),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
     if result["not_trained"]:
         lines += ["", f"Not trained yet: {', '.join(f'`{name}`' for name in result['not_trained'])}."]
-    lines += ["", "| bar | | measured | met |", "|---|---:|---:|---|"]
     said = {True: "yes", False: "no", None: "not measured"}
-    lines += [
-        f"| {bar['what']} | {bar['bar']} | {_number(bar['measured'])} | {said[bar['met']]} |" for bar in result["bars"]
-    ]
+    bars = ((bar["what"], bar["bar"], _number(bar["measured"]), said[bar["met"]]) for bar in result["bars"])
+    lines += ["", *markdown(("bar", "", "measured", "met"), "lrrl", bars)]
     for picture, alt in (
         ("time", "Training time"),
         ("dice", "Dice of random subnets"),
@@ -148,6 +160,19 @@ def paper_lines() -> list[str]:
     ):
         lines += ["", f"![{alt}](benchmarks/results/paper_hippocampus_{picture}.png)"]
     return lines
+
+
+def method_cells(name: str, row: dict) -> tuple[str, ...]:
+    """Return the cells of a method."""
+    span = "" if row["mean"] is None else f"{row['mean']:.3f} ({row['min']:.3f} to {row['max']:.3f})"
+    return (
+        f"`{name}`",
+        str(len(row["seeds"])),
+        f"{row['train_seconds'] / 60:.1f} min",
+        *(_number(row[f"{field}_ratio"], 2) for field in ("train_seconds", "multiply_adds_1e9")),
+        span,
+        *(_number(row[alias]) for alias in ("smallest", "largest")),
+    )
 
 
 def ranking_lines() -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,6 @@ from prox_monai.training.expansion_stop import Gain, paired_gain
 OURS, BASELINE = "plus", "progressive_shrinking"
 BASELINE_UNTAUGHT = "progressive_shrinking_without_distillation"
 OURS_AT_BASELINE_TIME, ALONE, ALONE_AT_OUR_TIME = "plus_at_ps_time", "standalone", "standalone_at_plus_time"
-RESAMPLES = 10_000
 
 Results = Sequence[Mapping[str, Any]]
 
@@ -96,15 +94,6 @@ def paired_interval(results: Results, ours: str, theirs: str) -> Gain | None:
         return None
     left, right = ({case: statistics.fmean(values) for case, values in side.items()} for side in per_case)
     return paired_gain(right, left)
-
-
-def bootstrap(
-    items: Sequence[Any], statistic: Callable[[Sequence[Any]], float], resamples: int = RESAMPLES
-) -> tuple[float, float, float]:
-    """Return a statistic with the ends of its 95 % percentile bootstrap interval, always the same."""
-    rng = random.Random("bootstrap")
-    drawn = sorted(statistic(rng.choices(items, k=len(items))) for _ in range(resamples))
-    return statistic(items), drawn[int(0.025 * resamples)], drawn[int(0.975 * resamples) - 1]
 
 
 def time_to_reach(results: Results, baseline: str = BASELINE) -> float | None:

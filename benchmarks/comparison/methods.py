@@ -6,12 +6,11 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
-from prox_monai.integrations.nnunet.settings import CONFIG_VARIABLE, ProXSettings, resolve_settings
+from prox_monai.integrations.nnunet.settings import ProXSettings, with_fields
 
 PROX_TRAINER = "ProXTrainer"
 STOCK_TRAINERS = ("TimedTrainer", "TimedAdamWTrainer")
@@ -144,10 +143,7 @@ def resolved_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: When a field is unknown or its value not allowed.
     """
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "settings.yaml")
-        path.write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
-        return resolve_settings(ProXSettings(), {CONFIG_VARIABLE: str(path)})[0].to_dict()
+    return with_fields(ProXSettings(), settings).to_dict()
 
 
 def check_settings(name: str, settings: Mapping[str, Any]) -> None:

@@ -13,13 +13,7 @@ class SingleThreadProXTrainer(ProXTrainer):
     With OMP_THREAD_LIMIT instead, torch waits for threads that never come.
     """
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),
-    ) -> None:
+    def initialize(self) -> None:
+        """As ``ProXTrainer`` does, after nnU-Net has set the number of threads."""
         torch.set_num_threads(1)
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        super().initialize()

@@ -29,15 +29,8 @@ ADAMW_RATE = 3e-3  # as ProXTrainer's default
 class TimedTrainer(nnUNetTrainer):
     """nnU-Net's trainer with its own SGD, for so many seconds."""
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
+    def initialize(self) -> None:
+        """Read what it is to do, then build as nnU-Net does."""
         settings = yaml.safe_load(Path(os.environ["PROX_STOCK"]).read_text(encoding="utf-8"))
         self.seconds, self.num_epochs = settings["seconds"], settings["epochs"]
         self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = FIRST_STEPS, 1
@@ -46,6 +39,7 @@ class TimedTrainer(nnUNetTrainer):
         torch.manual_seed(self.seed)
         np.random.seed(self.seed)
         self.logger.local_logger.my_fantastic_logging |= {"train_seconds": [], "steps": []}
+        super().initialize()
 
     def get_dataloaders(self):
         """As nnU-Net does; without worker processes, batches are functions of seed, epoch and step."""

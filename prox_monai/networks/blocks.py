@@ -14,6 +14,19 @@ NEGATIVE_SLOPE = 0.01
 NORMS = {"batch": batch_norm, "instance": instance_norm}
 
 
+def _norm(name: str, spatial_dims: int) -> type[nn.Module]:
+    if name not in NORMS:
+        raise ValueError(f"norm must be one of {sorted(NORMS)}, got {name!r}.")
+    return NORMS[name](spatial_dims)
+
+
+def _padding(kernel: Sequence[int]) -> tuple[int, ...]:
+    """The padding with which a convolution of stride 1 keeps the size."""
+    if any(size % 2 == 0 for size in kernel):
+        raise ValueError(f"kernel must be odd in every axis, got {tuple(kernel)}.")
+    return tuple(size // 2 for size in kernel)
+
+
 class ConvBlock(nn.Module):
     """Convolution, normalisation, activation: nnU-Net's order.
 
@@ -40,13 +53,8 @@ class ConvBlock(nn.Module):
         norm: str = "instance",
     ) -> None:
         super().__init__()
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {sorted(NORMS)}, got {norm!r}.")
-        if any(size % 2 == 0 for size in kernel):
-            raise ValueError(f"kernel must be odd in every axis, got {tuple(kernel)}.")
-        padding = tuple(size // 2 for size in kernel)
-        self.conv = conv(spatial_dims)(in_channels, out_channels, tuple(kernel), tuple(stride), padding)
-        self.norm = NORMS[norm](spatial_dims)(out_channels, affine=True)
+        self.conv = conv(spatial_dims)(in_channels, out_channels, tuple(kernel), tuple(stride), _padding(kernel))
+        self.norm = _norm(norm, spatial_dims)(out_channels, affine=True)
         self.activation = nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -86,13 +94,9 @@ class InvertedResidual(nn.Module):
         expand: bool = True,
     ) -> None:
         super().__init__()
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {sorted(NORMS)}, got {norm!r}.")
-        if any(size % 2 == 0 for size in kernel):
-            raise ValueError(f"kernel must be odd in every axis, got {tuple(kernel)}.")
-        convolution, normalisation = conv(spatial_dims), NORMS[norm](spatial_dims)
-        padding = tuple(size // 2 for size in kernel)
-        depthwise = convolution(hidden, hidden, tuple(kernel), tuple(stride), padding, groups=hidden, bias=False)
+        convolution, normalisation = conv(spatial_dims), _norm(norm, spatial_dims)
+        shape = {"kernel_size": tuple(kernel), "stride": tuple(stride), "padding": _padding(kernel)}
+        depthwise = convolution(hidden, hidden, **shape, groups=hidden, bias=False)
         self.residual = in_channels == out_channels and all(step == 1 for step in stride)
         self.expand = nn.Sequential()
         if expand:

@@ -75,6 +75,11 @@ class Phase:
         """Return the largest subnet that is trained."""
         return self.space.largest() if self.random else self.fixed[0]
 
+    @property
+    def subnets_per_step(self) -> int:
+        """Number of subnets that each optimizer step trains."""
+        return len(self.fixed) + self.random
+
     def sample(self, rng: random.Random) -> tuple[SubnetConfig, ...]:
         """Return the subnets of one optimizer step."""
         return (*self.fixed, *(self.space.sample(rng) for _ in range(self.random)))

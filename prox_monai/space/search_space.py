@@ -7,9 +7,9 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
+from prox_monai.space.groups import PER_SECTION, checked_groups
 from prox_monai.space.subnet import (
     Dimension,
     SectionConfig,
@@ -18,8 +18,6 @@ from prox_monai.space.subnet import (
     check_value,
     is_integer,
 )
-
-_PER_SECTION = (Dimension.DEPTH, Dimension.WIDTH, Dimension.KERNEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class SearchSpace:
             raise ValueError(f"sections must be an integer >= 1, got {self.sections!r}.")
         for dimension in Dimension:
             object.__setattr__(self, dimension, _checked_candidates(dimension, self.candidates(dimension)))
-        object.__setattr__(self, "groups", _checked_groups(self.groups, self.sections))
+        object.__setattr__(self, "groups", checked_groups(self.groups, self.sections))
         object.__setattr__(self, "pairs", self._checked_pairs())
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -73,7 +71,7 @@ class SearchSpace:
 
         Where depth and width are coupled a choice of both takes the place of theirs.
         """
-        per_section: dict[Dimension, tuple[Any, ...]] = {d: self.candidates(d) for d in _PER_SECTION}
+        per_section: dict[Dimension, tuple[Any, ...]] = {d: self.candidates(d) for d in PER_SECTION}
         if self.pairs:
             per_section = {Dimension.WIDTH: self.pairs, Dimension.KERNEL: self.kernel}
         choices = [candidates for d, candidates in per_section.items() for _ in set(self.groups[d])]
@@ -83,7 +81,7 @@ class SearchSpace:
         """Return the subnet with these values of the choices, in the order of :meth:`choices`."""
         remaining = iter(values)
         columns = []
-        for dimension in _PER_SECTION[1:] if self.pairs else _PER_SECTION:
+        for dimension in PER_SECTION[1:] if self.pairs else PER_SECTION:
             indices = self.groups[dimension]
             shared = list(itertools.islice(remaining, max(indices) + 1))
             columns.append([shared[index] for index in indices])
@@ -168,7 +166,7 @@ class SearchSpace:
             ValueError: When the subnet is not in this space.
         """
         self.check(config)
-        used = {d.value: sorted({getattr(section, d) for section in config.sections}) for d in _PER_SECTION}
+        used = {d.value: sorted({getattr(section, d) for section in config.sections}) for d in PER_SECTION}
         return self.restrict(**used, resolution=[config.resolution])
 
     def size(self) -> int:
@@ -205,7 +203,7 @@ class SearchSpace:
         for dimension in Dimension:
             for value in other.candidates(dimension):
                 self.check(other.restrict(**{dimension: (value,)}).smallest())
-        for dimension in _PER_SECTION:
+        for dimension in PER_SECTION:
             ours, theirs = self.groups[dimension], other.groups[dimension]
             if len(other.candidates(dimension)) > 1 and len({*zip(ours, theirs, strict=True)}) > len({*ours}):
                 raise ValueError(f"groups {ours} of {dimension} tie sections that are free in groups {theirs}.")
@@ -246,14 +244,14 @@ class SearchSpace:
         Raises:
             ValueError: When a field is missing, unknown or not allowed.
         """
-        check_fields("search space", data, ("sections", *_PER_SECTION), ("resolution", "groups", "pairs"))
+        check_fields("search space", data, ("sections", *PER_SECTION), ("resolution", "groups", "pairs"))
         return cls(**data)
 
     def _values(self, config: SubnetConfig) -> list[Any]:
         """The values of the choices of a subnet of the space, in the order of :meth:`choices`."""
         self.check(config)
         values: list[Any] = []
-        for dimension in _PER_SECTION[1:] if self.pairs else _PER_SECTION:
+        for dimension in PER_SECTION[1:] if self.pairs else PER_SECTION:
             indices = self.groups[dimension]
             for index in range(max(indices) + 1):
                 section = config.sections[indices.index(index)]
@@ -285,7 +283,7 @@ class SearchSpace:
         """Why a subnet is not in the space; None when it is."""
         if len(config.sections) != self.sections:
             return f"the subnet has {len(config.sections)} sections, the search space has {self.sections}."
-        for dimension in _PER_SECTION:
+        for dimension in PER_SECTION:
             indices = self.groups[dimension]
             values = [getattr(section, dimension) for section in config.sections]
             for section, value in enumerate(values):
@@ -305,25 +303,6 @@ class SearchSpace:
         return None
 
 
-def unet_groups(levels: int) -> dict[Dimension, tuple[int, ...]]:
-    """Return the groups of a U-Net: depth per section, width and kernel per level.
-
-    Sections are the encoder levels 0 ... levels-1, of which the last is the bottleneck, then the decoder
-    levels, deepest first.
-
-    Raises:
-        ValueError: When ``levels`` is not an integer >= 1.
-    """
-    if not is_integer(levels) or levels < 1:
-        raise ValueError(f"levels must be an integer >= 1, got {levels!r}.")
-    level_of_section = (*range(levels), *reversed(range(levels - 1)))
-    return {
-        Dimension.DEPTH: tuple(range(2 * levels - 1)),
-        Dimension.WIDTH: level_of_section,
-        Dimension.KERNEL: level_of_section,
-    }
-
-
 def _pick(candidates: Sequence[float], rng: random.Random) -> float:
     return candidates[int(rng.random() * len(candidates))]
 
@@ -335,26 +314,3 @@ def _checked_candidates(dimension: Dimension, values: Any) -> tuple[float, ...]:
     if any(a >= b for a, b in itertools.pairwise(candidates)):
         raise ValueError(f"{dimension} must have strictly increasing candidates, got {candidates}.")
     return candidates
-
-
-def _checked_groups(groups: Any, sections: int) -> Mapping[Dimension, tuple[int, ...]]:
-    if not isinstance(groups, Mapping):
-        raise ValueError(f"groups must be a mapping from a dimension to indices, got {groups!r}.")
-    for key in groups:
-        if key not in _PER_SECTION:
-            raise ValueError(f"groups must have keys out of {', '.join(_PER_SECTION)}, got {key!r}.")
-    checked = {}
-    for dimension in _PER_SECTION:
-        indices = groups.get(dimension, range(sections))
-        if (
-            not isinstance(indices, Sequence)
-            or len(indices) != sections
-            or not all(map(is_integer, indices))
-            or set(indices) != set(range(len(set(indices))))
-        ):
-            raise ValueError(
-                f"groups of {dimension} must be {sections} indices, one per section, from 0 without gaps, "
-                f"got {indices!r}."
-            )
-        checked[dimension] = tuple(indices)
-    return MappingProxyType(checked)

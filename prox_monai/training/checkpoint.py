@@ -24,7 +24,8 @@ from prox_monai.space import PhaseSchedule, SearchSpace
 from prox_monai.training.progressive import ProgressiveTraining
 
 FORMAT = "prox_monai/supernet"
-VERSION = 1
+VERSION = 2
+"""2: a phase says what its steps train; a phase of version 1 trains one random subnet, which is the default."""
 
 _ARCHITECTURES = {
     "mobilenet": "prox_monai.networks.mobilenet:MobileNetArchitecture",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -53,6 +53,9 @@ def paired_gain(old: Mapping[str, float], new: Mapping[str, float], delta: float
 
     Bounds are those of Student's t for the mean of the differences. The few cases of a tuning half are what it is
     made for: there a percentile bootstrap gives intervals that are too narrow, and would end dimensions too early.
+
+    Raises:
+        ImportError: When SciPy is not installed.
     """
     pairs = [(old[case], new[case]) for case in sorted(old.keys() & new.keys())]
     differences = [b - a for a, b in pairs if not math.isnan(a + b)]
@@ -61,30 +64,13 @@ def paired_gain(old: Mapping[str, float], new: Mapping[str, float], delta: float
     if cases < 2:
         return Gain(cases, mean, None, None, None, delta)
     error = statistics.stdev(differences) / math.sqrt(cases)
-    half = student_quantile(0.975, cases - 1) * error
-    return Gain(cases, mean, mean - half, mean + half, mean + student_quantile(0.9, cases - 1) * error, delta)
+    half, upper = (error * float(quantile) for quantile in _student_quantiles((0.975, 0.9), cases - 1))
+    return Gain(cases, mean, mean - half, mean + half, mean + upper, delta)
 
 
-def student_quantile(probability: float, degrees: int) -> float:
-    """Return the quantile of Student's t distribution, by bisection.
-
-    Args:
-        probability: in [0.5, 1).
-        degrees: degrees of freedom, an integer >= 1.
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student_cdf(middle, degrees) < probability else (low, middle)
-    return math.sqrt(degrees) * math.tan(low)
-
-
-def _student_cdf(angle: float, degrees: int) -> float:
-    """The distribution at ``t = sqrt(degrees) * tan(angle)`` (Abramowitz & Stegun, 26.7.3 and 26.7.4)."""
-    odd = degrees % 2
-    total, term = 0.0, math.cos(angle) if odd else 1.0
-    for i in range(degrees // 2):
-        total += term
-        term *= (2 * i + 1 + odd) / (2 * i + 2 + odd) * math.cos(angle) ** 2
-    series = math.sin(angle) * total
-    return 0.5 + ((angle + series) / math.pi if odd else series / 2)
+def _student_quantiles(probabilities: Sequence[float], degrees: int) -> Sequence[float]:
+    try:
+        from scipy.stats import t
+    except ImportError as error:
+        raise ImportError('the gain of an expansion needs SciPy: pip install "prox-monai[nnunet]"') from error
+    return t.ppf(probabilities, degrees)

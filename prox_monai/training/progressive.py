@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, distributed
 
 from prox_monai.elastic import Supernet
 from prox_monai.elastic.reorder import reorder_channels
@@ -108,8 +108,15 @@ class ProgressiveTraining:
         depth = phase.space.depth[-1]
         if phase.index > 0 and depth > self.supernet.opened_depth and self.supernet.growth == "preserving":
             self.supernet.open_depth(depth, self.schedule.phases[phase.index - 1].largest(), batches)
+            self._take_tensors_of_first_rank()
         self.supernet.mark_opened(depth)
         return phase
+
+    def _take_tensors_of_first_rank(self) -> None:
+        """What was opened depends on the batches that a rank looked at."""
+        if distributed.is_available() and distributed.is_initialized():
+            for tensor in (*self.supernet.parameters(), *self.supernet.buffers()):
+                distributed.broadcast(tensor.data, 0)
 
     def subnets_at(self, epoch: int, step: int) -> tuple[SubnetConfig, ...]:
         """Return the subnets that are trained in a step."""

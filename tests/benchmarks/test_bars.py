@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import statistics
-
 import pytest
-from comparison.bars import bars, bootstrap, paired_interval, time_to_reach, worst_spike
+from comparison.bars import bars, paired_interval, time_to_reach, worst_spike
 
 
 def measured(results, what: str, ranking=None) -> tuple[float | None, bool | None]:
@@ -77,15 +75,6 @@ def test_seeds_are_averaged_before_cases_are_drawn(result):
     results += [result("standalone_at_plus_time", largest_dice_per_case={"a": 0.85, "b": 0.85}, seed=i) for i in (0, 1)]
     gain = paired_interval(results, "plus", "standalone_at_plus_time")
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0, 0, 0), abs=1e-12)
-
-
-def test_bootstrap():
-    items = list(range(100))
-    mean, low, high = bootstrap(items, statistics.fmean)
-    error = 1.96 * statistics.pstdev(items) / 10
-    assert mean == 49.5
-    assert (low, high) == pytest.approx((mean - error, mean + error), abs=0.5)
-    assert bootstrap(items, statistics.fmean) == (mean, low, high)
 
 
 def test_the_worst_expansion_counts(result):

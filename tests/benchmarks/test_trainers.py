@@ -30,6 +30,7 @@ def trainer(monkeypatch, tmp_path):
         self.current_epoch = 0
 
     monkeypatch.setattr(nnUNetTrainer, "__init__", begin)
+    monkeypatch.setattr(nnUNetTrainer, "initialize", lambda self: None)
     monkeypatch.setattr(nnUNetTrainer, "on_train_epoch_start", lambda self: None)
     monkeypatch.setattr(nnUNetTrainer, "on_train_epoch_end", lambda self, outputs: None)
     monkeypatch.setattr(timed_trainer.time, "perf_counter", lambda: clock.now)
@@ -42,7 +43,9 @@ def trainer(monkeypatch, tmp_path):
         trainer.on_train_epoch_end([{}] * trainer.num_iterations_per_epoch)
         trainer.current_epoch += 1
 
-    return SimpleNamespace(it=TimedTrainer({}, "3d_fullres", 0, {}), epoch=epoch)
+    timed = TimedTrainer({}, "3d_fullres", 0, {})
+    timed.initialize()
+    return SimpleNamespace(it=timed, epoch=epoch)
 
 
 def test_the_time_is_shared_out(trainer):
@@ -89,6 +92,7 @@ def test_adamw(trainer):
 def test_one_thread(monkeypatch):
     threads = []
     monkeypatch.setattr(single_thread_trainer.torch, "set_num_threads", threads.append)
-    monkeypatch.setattr(ProXTrainer, "__init__", lambda self, *arguments: threads.append(arguments))
-    single_thread_trainer.SingleThreadProXTrainer({}, "2d", 1, {}, "cpu")
-    assert threads == [1, ({}, "2d", 1, {}, "cpu")]
+    monkeypatch.setattr(ProXTrainer, "__init__", lambda self: None)
+    monkeypatch.setattr(ProXTrainer, "initialize", lambda self: threads.append("initialised"))
+    single_thread_trainer.SingleThreadProXTrainer().initialize()
+    assert threads == [1, "initialised"]

@@ -13,7 +13,7 @@ from prox_monai.elastic import Supernet
 from prox_monai.evaluation.batch_norm import recalibrate
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import SearchSpace
-from prox_monai.space.search_space import unet_groups
+from prox_monai.space.groups import unet_groups
 
 SPLITS = ([12], [1] * 12, [4, 4, 4], [7, 1, 4], [0, 11, 1])
 

@@ -10,7 +10,7 @@ from prox_monai.evaluation.cost import multiply_adds
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import SearchSpace, SubnetConfig
-from prox_monai.space.search_space import unet_groups
+from prox_monai.space.groups import unet_groups
 
 PLANAR = UNetArchitecture(2, 1, 3, (8, 12, 16), ((1, 1), (2, 2), (2, 2)))
 FLAT = UNetArchitecture(3, 2, 4, (8, 12), ((1, 1, 1), (1, 2, 2)), planned_kernels=((1, 3, 3), (3, 3, 3)))

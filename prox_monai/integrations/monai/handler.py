@@ -110,15 +110,15 @@ class ExpansionHandler:
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)  # a gradient of zero would move what is not trained
         scaler = engine.scaler if engine.amp else None
-        last, losses = len(self.training.subnets_at(epoch, step)) - 1, []
-        for number, _ in enumerate(self.training.begin_step(step)):
-            with _without_sync(engine.network, number < last):
+        count, losses = self.training.phase.subnets_per_step, []
+        for number, _ in enumerate(self.training.begin_step(step), 1):
+            with _without_sync(engine.network, number < count):
                 with nullcontext() if scaler is None else torch.autocast("cuda", **engine.amp_kwargs):
                     self.training.distill(inputs)
                     engine.state.output[CommonKeys.PRED] = engine.inferer(inputs, engine.network, *args, **kwargs)
                     engine.fire_event(IterationEvents.FORWARD_COMPLETED)
                     loss = engine.loss_function(engine.state.output[CommonKeys.PRED], targets).mean()
-                share = loss / (last + 1)
+                share = loss / count
                 (share if scaler is None else scaler.scale(share)).backward()
             losses.append(loss.detach())
         engine.state.output[CommonKeys.LOSS] = torch.stack(losses).mean()

@@ -107,7 +107,7 @@ def resolve_settings(base: ProXSettings, environment: Mapping[str, str]) -> tupl
         return base, set()
     given = read_yaml(Path(path))
     try:
-        return _with(base, given), set(given)
+        return with_fields(base, given), set(given)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -129,11 +129,23 @@ def settings_of_class(cls: type) -> ProXSettings:
             close = difflib.get_close_matches(name, set(_ALLOWED) - {"settings"}, n=1, cutoff=0.8)
             if close and name != "settings":
                 raise ValueError(f"{cls.__name__}.{name} is not a setting; did you mean {close[0]!r}?")
-    return _with(cls.settings, given)
+    return with_fields(cls.settings, given)
 
 
-def _with(base: ProXSettings, given: Mapping[str, Any]) -> ProXSettings:
-    """The settings with some fields given; those of a preset that is given, too, yield to them."""
+def with_fields(base: ProXSettings, given: Mapping[str, Any]) -> ProXSettings:
+    """Return settings with some fields given; those of a preset that is given, too, yield to them.
+
+    Raises:
+        ValueError: When a field is unknown, or a value is not allowed.
+    """
+    known = [field.name for field in dataclasses.fields(ProXSettings)]
+    unknown = []
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            unknown.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+    if unknown:
+        raise ValueError(f"unknown field {', '.join(unknown)}; the fields are {', '.join(known)}.")
     preset = PRESETS.get(given["preset"], {}) if isinstance(given.get("preset"), str) else {}
     return dataclasses.replace(base, **{**preset, **given})
 
@@ -143,7 +155,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: When it does not exist.
-        ValueError: When it is no YAML mapping, or has an unknown field.
+        ValueError: When it is no YAML mapping.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{CONFIG_VARIABLE} names {path}, which is not a file.")
@@ -155,14 +167,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(given, dict):
         raise ValueError(f"{path} must hold fields and values, got {type(given).__name__}.")
-    known = [field.name for field in dataclasses.fields(ProXSettings)]
-    unknown = []
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            unknown.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
-    if unknown:
-        raise ValueError(f"{path}: unknown field {', '.join(unknown)}; the fields are {', '.join(known)}.")
     return given
 
 

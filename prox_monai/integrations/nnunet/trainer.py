@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.amp import autocast
 from torch.nn.parallel import DistributedDataParallel
 
@@ -214,7 +214,6 @@ class ProXTrainer(nnUNetTrainer):
         with opening(self):
             inputs = (batch["data"].to(self.device) for batch in self._opening_batches)
             phase = self.training.begin_epoch(self.current_epoch, inputs)
-            self._take_tensors_of_first_rank()
         super().on_train_epoch_start()
         if self.current_epoch == self.schedule.first_epoch(phase):
             self._best_ema = None
@@ -222,12 +221,6 @@ class ProXTrainer(nnUNetTrainer):
                 self.optimizer.state.clear()  # it belongs to the channels' old places
             self.print_to_log_file(self._log.describe(phase, len(self.schedule.phases)))
         self._log.begin_epoch(phase, self.current_epoch, self.num_epochs, self.num_iterations_per_epoch)
-
-    def _take_tensors_of_first_rank(self) -> None:
-        """What was opened may depend on the batches that a rank looked at."""
-        if self.is_ddp and self.current_epoch in self.schedule.starts:
-            for tensor in (*self.supernet.parameters(), *self.supernet.buffers()):
-                distributed.broadcast(tensor.data, 0)
 
     def train_step(self, batch: dict) -> dict:
         """Train the subnets of a step on one batch, one after the other; as nnU-Net does where there is only one.
@@ -240,14 +233,14 @@ class ProXTrainer(nnUNetTrainer):
         data = batch["data"].to(self.device, non_blocking=True)
         target = _on(self.device, batch["target"])
         self.optimizer.zero_grad(set_to_none=True)
-        last = len(self.training.subnets_at(self.current_epoch, step)) - 1
+        count = self.training.phase.subnets_per_step
         reports, losses = [], []
-        for number, config in enumerate(self.training.begin_step(step)):
-            with self.network.no_sync() if self.is_ddp and number < last else nullcontext():
+        for number, config in enumerate(self.training.begin_step(step), 1):
+            with self.network.no_sync() if self.is_ddp and number < count else nullcontext():
                 with autocast("cuda") if self.device.type == "cuda" else nullcontext():
                     self.training.distill(data)
                     loss = self.loss(self.network(data), target)
-                backward(loss / (last + 1), self.grad_scaler)
+                backward(loss / count, self.grad_scaler)
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(self._not_finite("loss", f"step {step}, subnet {config}"))

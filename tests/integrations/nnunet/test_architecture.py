@@ -14,7 +14,7 @@ from prox_monai.elastic import Supernet, check_architecture, reorder_channels
 from prox_monai.elastic.reorder import channel_importance
 from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
 from prox_monai.space import SearchSpace, SectionConfig, SubnetConfig
-from prox_monai.space.search_space import unet_groups
+from prox_monai.space.groups import unet_groups
 from prox_monai.training.checkpoint import architecture_from_dict, architecture_to_dict
 
 CONFIGURATIONS = ("tiny", "tiny_2d", "tiny_flat")
