@@ -1,7 +1,14 @@
-"""Data in the layout of the Medical Segmentation Decathlon: read, check, convert, download, make."""
+"""Data in the layout of the Medical Segmentation Decathlon, or in a folder per class: read, check, split, make."""
 
 from __future__ import annotations
 
+from prox_monai.data.class_folders import (
+    LabelledImage,
+    check_class_folders,
+    class_weights,
+    datalist,
+    read_class_folders,
+)
 from prox_monai.data.decathlon import (
     DecathlonDataset,
     check_decathlon,
@@ -9,13 +16,23 @@ from prox_monai.data.decathlon import (
     read_decathlon,
     to_nnunet_raw,
 )
+from prox_monai.data.patient_split import grouped_folds, halves
 from prox_monai.data.synthetic import write_synthetic_decathlon
+from prox_monai.data.synthetic_classes import write_synthetic_classes
 
 __all__ = [
     "DecathlonDataset",
+    "LabelledImage",
+    "check_class_folders",
     "check_decathlon",
+    "class_weights",
+    "datalist",
     "download_decathlon",
+    "grouped_folds",
+    "halves",
+    "read_class_folders",
     "read_decathlon",
     "to_nnunet_raw",
+    "write_synthetic_classes",
     "write_synthetic_decathlon",
 ]

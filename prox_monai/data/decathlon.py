@@ -21,10 +21,10 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from prox_monai.data.complete import complete_folder
+from prox_monai.data.problems import raise_for_problems
 
 logger = logging.getLogger(__name__)
 
-MAX_LISTED_PROBLEMS = 10
 UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError)
 
 
@@ -62,7 +62,7 @@ def read_decathlon(folder: str | PathLike[str]) -> DecathlonDataset:
     """
     folder = Path(folder)
     content = _read_json(folder)
-    _raise_for(folder, _json_problems(content))
+    raise_for_problems(folder, _json_problems(content))
     listed = tuple(
         (_identifier(entry["image"]), folder / entry["image"], folder / entry["label"]) for entry in content["training"]
     )
@@ -96,7 +96,7 @@ def check_decathlon(dataset: DecathlonDataset) -> None:
         problems.append("training: no listed case has its image and label here")
     for case in dataset.cases:
         problems += _case_problems(dataset, *case)
-    _raise_for(dataset.folder, problems)
+    raise_for_problems(dataset.folder, problems)
 
 
 def to_nnunet_raw(dataset: DecathlonDataset, destination: str | PathLike[str], dataset_id: int) -> Path:
@@ -249,14 +249,6 @@ def _case_problems(dataset: DecathlonDataset, identifier: str, *paths: Path) -> 
         declared = ", ".join(dataset.channel_names)
         problems.append(f"case {identifier}: image has {channels} channels; dataset.json declares {declared}")
     return problems
-
-
-def _raise_for(folder: Path, problems: Sequence[str]) -> None:
-    if problems:
-        lines = [f"{folder} cannot be used, problems: {len(problems)}", *problems[:MAX_LISTED_PROBLEMS]]
-        if len(problems) > MAX_LISTED_PROBLEMS:
-            lines.append(f"and {len(problems) - MAX_LISTED_PROBLEMS} more.")
-        raise ValueError("\n  ".join(lines))
 
 
 def _identifier(image: str) -> str:

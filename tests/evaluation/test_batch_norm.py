@@ -11,8 +11,8 @@ from torch import nn
 
 from prox_monai.elastic import Supernet
 from prox_monai.evaluation.batch_norm import recalibrate
-from prox_monai.networks import UNetArchitecture
-from prox_monai.space import SearchSpace
+from prox_monai.networks import MobileNetArchitecture, UNetArchitecture
+from prox_monai.space import SearchSpace, SubnetConfig
 from prox_monai.space.groups import unet_groups
 
 SPLITS = ([12], [1] * 12, [4, 4, 4], [7, 1, 4], [0, 11, 1])
@@ -60,6 +60,44 @@ def test_evaluation_gives_what_training_gives_on_all_images_at_once():
     at_once = copy.deepcopy(network).train()(x)
     recalibrate(network.eval(), x.split(5))
     torch.testing.assert_close(network(x), at_once, rtol=1e-10, atol=1e-10)
+
+
+def classifier() -> nn.Module:
+    """A float32 network with dropout, in training mode, whose statistics are anything."""
+    architecture = MobileNetArchitecture(2, 1, 3, channels=(8, 16), strides=(2, 1), stem=8, first=8, head=16)
+    network = architecture.build(SubnetConfig.uniform(2, 2, 3, 3))
+    for layer in norms(network):
+        for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+            nn.init.uniform_(tensor, 0.5, 2)
+    return network.train()
+
+
+def test_one_batch_gives_what_several_give_in_one_pass():
+    at_once, x = classifier(), torch.randn(12, 1, 16, 16) * 3 + 5
+    layer_by_layer, passes = copy.deepcopy(at_once), []
+    at_once.stem.register_forward_pre_hook(lambda *_: passes.append(1))
+    recalibrate(at_once, [x.new_empty(0, 1, 16, 16), x])
+    recalibrate(layer_by_layer, x.split(5))
+    assert len(passes) == 1
+    assert at_once.training
+    assert len(norms(at_once)) > 10
+    for ours, theirs in zip(norms(at_once), norms(layer_by_layer), strict=True):
+        torch.testing.assert_close(ours.running_mean, theirs.running_mean, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.running_var, theirs.running_var, rtol=1e-5, atol=1e-5)
+        assert (ours.num_batches_tracked, theirs.num_batches_tracked) == (1, 3)
+    assert not any(module._forward_pre_hooks for module in norms(at_once))
+
+
+def test_a_layer_that_runs_twice_takes_its_first_run():
+    class Twice(nn.Sequential):
+        def forward(self, x):
+            return self[0](self[0](x) + 5)
+
+    x = torch.randn(6, 1, 4, 4, dtype=torch.float64) + 3
+    for split in (6, 2):
+        network = Twice(nn.BatchNorm2d(1)).double()
+        recalibrate(network, x.split(split))
+        torch.testing.assert_close(network[0].running_mean, x.mean().view(1), rtol=1e-10, atol=0)
 
 
 def test_images_may_differ_in_size():
@@ -120,10 +158,11 @@ def test_a_network_without_batch_norm_is_not_run():
     recalibrate(Unused(), [torch.ones(1, 1, 2, 2)])
 
 
-def test_modes_and_hooks_are_restored_when_a_pass_fails():
+@pytest.mark.parametrize("batches", [1, 2])
+def test_modes_and_hooks_are_restored_when_a_pass_fails(batches):
     network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)).train()
     with pytest.raises(RuntimeError, match="channels"):
-        recalibrate(network, [torch.ones(1, 2, 4, 4)])
+        recalibrate(network, [torch.ones(1, 2, 4, 4)] * batches)
     assert network[1].training
     assert not network[1]._forward_pre_hooks
 
