@@ -63,7 +63,7 @@ class ConvBlock(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depth-wise convolution, projection; the input is added where shapes allow it.
+    """Expansion, depth-wise convolution, projection; the input is added where shapes allow it, if not told otherwise.
 
     From Sandler et al., "MobileNetV2" (CVPR 2018), section 3.3.
 
@@ -76,6 +76,7 @@ class InvertedResidual(nn.Module):
         stride: its stride per spatial axis.
         norm: ``"batch"`` or ``"instance"`` (with affine parameters).
         expand: False leaves the expansion out, as the network's first block does; then ``hidden`` is ``in_channels``.
+        residual: False never adds the input.
 
     Raises:
         ValueError: When ``spatial_dims`` is not 2 or 3, a kernel is even, or ``norm`` is not a known one.
@@ -92,12 +93,13 @@ class InvertedResidual(nn.Module):
         stride: Sequence[int],
         norm: str = "batch",
         expand: bool = True,
+        residual: bool = True,
     ) -> None:
         super().__init__()
         convolution, normalisation = conv(spatial_dims), _norm(norm, spatial_dims)
         shape = {"kernel_size": tuple(kernel), "stride": tuple(stride), "padding": _padding(kernel)}
         depthwise = convolution(hidden, hidden, **shape, groups=hidden, bias=False)
-        self.residual = in_channels == out_channels and all(step == 1 for step in stride)
+        self.residual = residual and in_channels == out_channels and all(step == 1 for step in stride)
         self.expand = nn.Sequential()
         if expand:
             pointwise = convolution(in_channels, hidden, 1, bias=False)
@@ -114,7 +116,7 @@ class InvertedResidual(nn.Module):
 
     @torch.no_grad()
     def pass_on(self) -> None:
-        """Make a residual block pass its input on unchanged, until its last normalisation has learnt otherwise."""
+        """Give zero for now, so that a residual block passes its input on, until the last normalisation has learnt."""
         self.project[1].weight.zero_()
         self.project[1].bias.zero_()
 

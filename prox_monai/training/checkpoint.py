@@ -28,6 +28,7 @@ VERSION = 2
 """2: a phase says what its steps train; a phase of version 1 trains one random subnet, which is the default."""
 
 _ARCHITECTURES = {
+    "inverted_unet": "prox_monai.networks.inverted_unet:InvertedUNetArchitecture",
     "mobilenet": "prox_monai.networks.mobilenet:MobileNetArchitecture",
     "unet": "prox_monai.networks.unet:UNetArchitecture",
 }

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+import torch
 
 from prox_monai.elastic import Architecture, Supernet
 from prox_monai.elastic.growth import Growth
@@ -83,6 +85,17 @@ class Recipe:
         if self.kernel_transforms and self.growth != "none":
             raise ValueError(f"kernel_transforms need growth 'none', got {self.growth!r}.")
 
+    @classmethod
+    def of(cls, preset: str = "plus", **fields: Any) -> Self:
+        """Return the recipe of a preset, with some fields of its own.
+
+        Raises:
+            ValueError: When there is no such preset, or options do not go together.
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
+        return cls(**{**PRESETS[preset], **fields})
+
     def space_of(self, space: SearchSpace) -> SearchSpace:
         """Return the subnets of a space that are trained."""
         return space.coupled() if self.coupled else space
@@ -129,6 +142,11 @@ class Recipe:
             config = space.parse(self.subnet)
             supernet.absorb(config, architecture.build(config))
         return supernet
+
+    def make_optimizer(self, supernet: Supernet, *, fused: bool = False) -> torch.optim.Optimizer:
+        """Return Adam or AdamW for the parameters of a supernet."""
+        kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
+        return kind(supernet.parameter_groups(self.learning_rate), weight_decay=self.weight_decay, fused=fused)
 
     def training(self, supernet: Supernet, schedule: PhaseSchedule, seed: int = 0) -> ProgressiveTraining:
         """Return the training of a supernet through the phases."""

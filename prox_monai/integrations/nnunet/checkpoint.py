@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from prox_monai.elastic import Architecture
 from prox_monai.elastic.extra_state import ExtraState
-from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
 from prox_monai.integrations.nnunet.settings import CONFIG_VARIABLE, ProXSettings, differing_fields
 from prox_monai.space import PhaseSchedule, SearchSpace, SubnetConfig
 from prox_monai.training.checkpoint import architecture_to_dict, read_safely, write_atomically
@@ -116,15 +116,18 @@ def _with_schedule(content: dict[str, Any]) -> dict[str, Any]:
     return content | {"prox": ours | added}
 
 
-def check_network(content: dict[str, Any], path: str | Path, architecture: PlainConvUNetArchitecture) -> None:
+def check_network(content: dict[str, Any], path: str | Path, architecture: Architecture) -> None:
     """Check that a checkpoint is of the network that the plans describe.
 
     Raises:
         ValueError: When it is of another one; the message names what differs.
     """
-    theirs = content["prox"]["architecture"]["fields"]
-    ours = architecture_to_dict(_without_supervision(architecture))["fields"]
-    if differing := [f"{name} {theirs[name]} instead of {ours[name]}" for name in ours if theirs[name] != ours[name]]:
+    theirs, ours = (
+        {"family": described["name"], **described["fields"]}
+        for described in (content["prox"]["architecture"], architecture_to_dict(_without_supervision(architecture)))
+    )
+    shared = [name for name in ours if name in theirs]
+    if differing := [f"{name} {theirs[name]} instead of {ours[name]}" for name in shared if theirs[name] != ours[name]]:
         raise ValueError(f"{path} is of another network than the plans describe: {'; '.join(differing)}.")
 
 
@@ -133,7 +136,7 @@ def trained_space(content: dict[str, Any]) -> SearchSpace:
     return SearchSpace.from_dict(content["prox"]["trained"])
 
 
-def _without_supervision(architecture: PlainConvUNetArchitecture) -> PlainConvUNetArchitecture:
+def _without_supervision(architecture: Architecture) -> Architecture:
     return dataclasses.replace(architecture, deep_supervision=False)
 
 

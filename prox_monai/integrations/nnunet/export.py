@@ -1,4 +1,8 @@
-"""A subnet as a stock nnU-Net model folder, which needs no plugin."""
+"""A subnet as a stock nnU-Net model folder, which needs no plugin.
+
+Of a network that stock nnU-Net has not, the folder needs this package beside nnU-Net, and says so; it needs no trainer
+of ours and no variable, as the plans name the network by its dotted path.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,25 @@ from typing import Any
 
 from torch import nn
 
+from prox_monai import __version__
 from prox_monai.data.complete import complete_folder
 from prox_monai.elastic.resolution import AtResolution
 from prox_monai.evaluation.multiply_adds import ALIASES
+from prox_monai.integrations.nnunet.planning import network_of
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.space import SubnetConfig
 from prox_monai.training.checkpoint import write_atomically
+
+_README = """# {config}
+
+A network of inverted residuals, which nnU-Net itself has not. To predict with this folder, install prox-monai beside
+nnU-Net (it was written by version {version}):
+
+    pip install "prox-monai[nnunet]"
+    nnUNetv2_predict_from_modelfolder -m FOLDER -f {folds} -i IMAGES -o PREDICTIONS
+
+`plans.json` names the network by its dotted path, `{network_class}`.
+"""
 
 
 def stock_subnet(model: TrainedModel, name: str, *, approximate: bool = False) -> SubnetConfig:
@@ -50,7 +67,8 @@ def export_stock(models: Sequence[TrainedModel], config: SubnetConfig, destinati
     """Write a subnet as a stock nnU-Net model folder, which appears when it is complete.
 
     ``nnUNetv2_predict_from_modelfolder -m DESTINATION -f FOLD [FOLD ...]`` runs it where this package is not
-    installed; the logits of a fold equal those of its supernet in this configuration.
+    installed (of a network that stock nnU-Net has not: where it is, as a ``README.md`` in the folder says); the logits
+    of a fold equal those of its supernet in this configuration.
 
     Args:
         models: the trained folds, each its own; one or more.
@@ -78,6 +96,8 @@ def export_stock(models: Sequence[TrainedModel], config: SubnetConfig, destinati
             write_atomically(_stock_checkpoint(model, config, plans), fold / "checkpoint_final.pth")
         (partial / "plans.json").write_text(json.dumps(plans, indent=4))
         (partial / "dataset.json").write_text(json.dumps(first.dataset_json, indent=4))
+        if network_of(first.configuration) != "plain":
+            (partial / "README.md").write_text(_readme(models, config))
         fingerprint = first.folder / "dataset_fingerprint.json"
         if fingerprint.exists():
             shutil.copyfile(fingerprint, partial / fingerprint.name)
@@ -99,6 +119,15 @@ def stock_plans(model: TrainedModel, config: SubnetConfig) -> dict[str, Any]:
         configuration.pop(link, None)
     plans["configurations"] = {model.configuration_name: configuration}
     return plans
+
+
+def _readme(models: Sequence[TrainedModel], config: SubnetConfig) -> str:
+    return _README.format(
+        config=config,
+        version=__version__,
+        folds=" ".join(str(model.fold) for model in models),
+        network_class=models[0].configuration.network_arch_class_name,
+    )
 
 
 def _stock_checkpoint(model: TrainedModel, config: SubnetConfig, plans: dict[str, Any]) -> dict[str, Any]:

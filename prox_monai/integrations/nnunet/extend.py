@@ -15,7 +15,6 @@ from prox_monai.data.complete import complete_folder
 from prox_monai.elastic import Supernet
 from prox_monai.integrations.nnunet.checkpoint import plain, read_checkpoint, schedule_of
 from prox_monai.integrations.nnunet.export import extract_at_full_resolution
-from prox_monai.integrations.nnunet.optimization import make_optimizer
 from prox_monai.integrations.nnunet.planning import plan_training
 from prox_monai.integrations.nnunet.settings import ProXSettings
 from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
@@ -72,7 +71,7 @@ def extend(
     training = content["prox"]["training"] | {"teacher": None}
     content |= {
         "network_weights": supernet.state_dict(),
-        "optimizer_state": make_optimizer(settings, supernet, fused=True).state_dict(),
+        "optimizer_state": settings.make_optimizer(supernet, fused=True).state_dict(),
         "prox": content["prox"] | added | {"training": training},
     }
     with complete_folder(target) as partial:

@@ -1,4 +1,4 @@
-"""The optimizer of a supernet, and a step of it from several subnets' gradients, as nnU-Net makes it from one's."""
+"""A step of the optimizer from several subnets' gradients, as nnU-Net makes it from one's."""
 
 from __future__ import annotations
 
@@ -7,20 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from prox_monai.elastic import Supernet
-from prox_monai.integrations.nnunet.settings import ProXSettings
-
 if TYPE_CHECKING:
     from prox_monai.integrations.nnunet.trainer import ProXTrainer
 
 _MAX_NORM = 12  # nnU-Net's
-
-
-def make_optimizer(settings: ProXSettings, supernet: Supernet, *, fused: bool) -> torch.optim.Optimizer:
-    """Return Adam or AdamW for the parameters of a supernet."""
-    cls = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    groups = supernet.parameter_groups(settings.learning_rate)
-    return cls(groups, weight_decay=settings.weight_decay, fused=fused)
 
 
 class EpochScheduler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import wraps
 from typing import Any
 
@@ -63,7 +64,7 @@ def _load_supernet(supernet: Supernet, weights: dict[str, Tensor], path: str) ->
     if theirs.space != supernet.space:
         raise ValueError(f"{path} was trained in the search space {theirs.space}, this training's is {supernet.space}.")
     ours = supernet.state_dict()
-    taken = {name: tensor for name, tensor in weights.items() if "/seg_layers/" not in name and name != "_extra_state"}
+    taken = {name: tensor for name, tensor in weights.items() if not _is_head(name) and name != "_extra_state"}
     for name, tensor in taken.items():
         if name not in ours or ours[name].shape != tensor.shape:
             raise ValueError(f"{path} does not fit the planned network: {name} of shape {tuple(tensor.shape)}.")
@@ -80,10 +81,15 @@ def _load_planned(supernet: Supernet, weights: dict[str, Tensor], path: str) -> 
     network = supernet.extract(planned)
     state = network.state_dict()
     for name, tensor in state.items():
-        if ".seg_layers." not in name and (name not in weights or weights[name].shape != tensor.shape):
+        if not _is_head(name) and (name not in weights or weights[name].shape != tensor.shape):
             found = tuple(weights[name].shape) if name in weights else "no such tensor"
             raise ValueError(f"{path} does not fit the planned network: {name} is {tuple(tensor.shape)}, got {found}.")
-        if ".seg_layers." not in name:
+        if not _is_head(name):
             state[name] = weights[name]
     network.load_state_dict(state)
     supernet.absorb(planned, network)
+
+
+def _is_head(name: str) -> bool:
+    """Whether a tensor belongs to a layer that gives logits: those of other classes are not taken over."""
+    return bool({"seg_layers", "head"} & set(re.split("[/.]", name)))

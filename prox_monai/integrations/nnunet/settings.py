@@ -24,7 +24,10 @@ class ProXSettings(Recipe):
 
     Args:
         preset: name of the recipe whose fields are the defaults of those that are not given, see ``PRESETS``.
-        depth: candidate depths, convolutions per stage.
+        network: ``plain`` (nnU-Net's ``PlainConvUNet``), ``inverted`` (inverted residuals, MobileNetV2's blocks) or
+            ``reversible`` (such that training computes blocks again instead of storing their activations); stages,
+            channels, strides and kernels are the planned ones.
+        depth: candidate depths, convolutions (or blocks) per stage.
         width: candidate widths, multiples of the planned channels.
         kernel: candidate kernel sizes, voxels.
         resolution: candidate fractions of the planned patch.
@@ -44,6 +47,7 @@ class ProXSettings(Recipe):
     """
 
     preset: str = "plus"
+    network: Literal["plain", "inverted", "reversible"] = "plain"
     depth: tuple[int, ...] = (1, 2)
     width: tuple[float, ...] = (0.25, 0.5, 1.0)
     kernel: tuple[int, ...] = (3, 5)
@@ -76,6 +80,12 @@ class ProXSettings(Recipe):
         if problems:
             raise ValueError(" ".join(problems))
         Recipe.__post_init__(self)
+        if self.reorder and self.network != "plain":
+            presets = ", ".join(name for name, fields in PRESETS.items() if fields.get("reorder"))
+            raise ValueError(
+                f"reorder must be false with network {self.network!r}, whose channels are not re-ordered, got True; "
+                f"that is how the presets {presets} set it."
+            )
 
     def search_space(self, levels: int) -> SearchSpace:
         """Return the space of a U-Net with this many levels.
@@ -215,6 +225,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "resolution": ("a list of numbers in (0, 1]", _all(lambda value: _number(value) and 0 < value <= 1)),
     "max_width": ("a number > 0 or null", lambda value: value is None or _POSITIVE[1](value)),
     "preset": _one_of(*PRESETS),
+    "network": _one_of("plain", "inverted", "reversible"),
     "schedule": _one_of("prox", "progressive_shrinking", "sandwich", "standalone"),
     "resolution_phases": _one_of("increasing", "mixed"),
     "polish": _FLAG,

@@ -21,7 +21,6 @@ from torch.nn.parallel import DistributedDataParallel
 from prox_monai.elastic import Supernet
 from prox_monai.evaluation.multiply_adds import ALIASES, MultiplyAdds
 from prox_monai.integrations.nnunet import pretrained
-from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
 from prox_monai.integrations.nnunet.checkpoint import (
     check_network,
     checkpoint_of,
@@ -31,8 +30,14 @@ from prox_monai.integrations.nnunet.checkpoint import (
     subnet_checkpoint,
 )
 from prox_monai.integrations.nnunet.expansion import FIXED_BATCHES, dimension_ends, opening
-from prox_monai.integrations.nnunet.optimization import EpochScheduler, backward, make_optimizer, optimize
-from prox_monai.integrations.nnunet.planning import build_supernet, plan_training
+from prox_monai.integrations.nnunet.optimization import EpochScheduler, backward, optimize
+from prox_monai.integrations.nnunet.planning import (
+    architecture_of,
+    build_supernet,
+    check_other_folds,
+    plan_training,
+    plans_with_network,
+)
 from prox_monai.integrations.nnunet.progress import ProgressLog, StepReport, dice_of
 from prox_monai.integrations.nnunet.repeatable import FixedBatches, make_repeatable
 from prox_monai.integrations.nnunet.settings import ProXSettings, resolve_settings, settings_of_class
@@ -79,7 +84,7 @@ class ProXTrainer(nnUNetTrainer):
         planned = PlansManager(plans).get_configuration(configuration)
         schedule = plan_training(self.settings, planned)[1]
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self._planned_batch_size = planned.batch_size
+        self._plans, self._planned_batch_size = plans, planned.batch_size
         self.logger.local_logger = ProgressLog()
         self.training: ProgressiveTraining | None = None
         self._adopt(self.settings, schedule)
@@ -92,6 +97,9 @@ class ProXTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = settings.iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.validation_iterations
         self.initial_lr, self.weight_decay = settings.learning_rate, settings.weight_decay
+        self.my_init_kwargs["plans"] = plans_with_network(self._plans, self.configuration_name, settings.network)
+        self.plans_manager = PlansManager(self.my_init_kwargs["plans"])
+        self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
         self.configuration_manager.configuration["batch_size"] = settings.batch_size or self._planned_batch_size
         self.build_network_architecture = functools.partial(build_supernet, settings)
         self._follow(schedule)
@@ -114,7 +122,7 @@ class ProXTrainer(nnUNetTrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """Build a supernet for prediction: it takes on the space of the state dict that it is about to load."""
-        architecture = PlainConvUNetArchitecture.from_plans(
+        architecture = architecture_of(
             configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
         sections = architecture.sections
@@ -148,7 +156,7 @@ class ProXTrainer(nnUNetTrainer):
     def configure_optimizers(self):
         """Return Adam or AdamW, and a scheduler that follows the phases."""
         fused = self.device.type in ("cpu", "cuda")
-        return make_optimizer(self.settings, self.network, fused=fused), EpochScheduler(self)
+        return self.settings.make_optimizer(self.network, fused=fused), EpochScheduler(self)
 
     def set_learning_rate(self, position: float) -> None:
         """Set the learning rate of a position in the training, in epochs."""
@@ -197,6 +205,8 @@ class ProXTrainer(nnUNetTrainer):
                         f"{self.output_folder} holds a training ({name}). Continue it with --c, choose another fold "
                         f"or nnUNet_results, or set `overwrite: true`."
                     )
+        if not self.settings.overwrite:
+            check_other_folds(Path(self.output_folder_base), self.configuration_name, self.settings.network)
         super().on_train_start()
         gc.freeze()  # a new subnet makes many small objects: the collector need not walk those of the hosts each time
         self._log.open(Path(self.output_folder), self.settings, self.schedule, write=self.local_rank == 0)

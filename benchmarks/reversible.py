@@ -1,0 +1,286 @@
+"""What reversible blocks save: peak memory and time of a training step, forward and backward.
+
+    python benchmarks/reversible.py                 on this CPU
+    python benchmarks/reversible.py --device cuda   the same on a GPU
+    python benchmarks/reversible.py --quick         tiny sizes, nothing written: does it run?
+
+Four U-Nets of the same levels, blocks per section and channels:
+
+plain       convolution blocks.
+inverted    inverted residuals.
+stored      inverted residuals in additive couplings, whose activations are stored.
+reversible  the same function, but for rounding; activations are computed again in the backward pass.
+
+First all four at several sizes. Then the reversible one, larger and larger in one respect (volume, blocks per section,
+channels), until it takes more memory than `stored` and `inverted` at the base size: how much larger it may be.
+
+Every measurement is a process of its own. Memory is what it grows by at its peak, from before the network is built:
+weights, gradients, activations, the runtime's workspace; of the resident set on a CPU, of torch's allocator on CUDA.
+On a CPU the C library keeps what is freed in blocks below 32 MiB, whose fragments would be counted; where memory is
+measured it is told to give them back (MALLOC_MMAP_THRESHOLD_). Time is measured with its defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prox_monai.evaluation import cost
+from prox_monai.networks import InvertedUNetArchitecture, UNetArchitecture
+from prox_monai.space import SubnetConfig
+
+RESULTS = Path(__file__).parent / "results"
+NETWORKS = ("plain", "inverted", "stored", "reversible")
+BUDGETS = ("stored", "inverted")
+LEVELS = 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network and its input.
+
+    Args:
+        depth: blocks per section.
+        channels: of the first level; each level has twice those of the one above.
+        patch: voxels per axis, multiples of 8.
+    """
+
+    depth: int
+    channels: int
+    patch: tuple[int, int, int]
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of the patch."""
+        return math.prod(self.patch)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Args:
+        base: the size whose memory is the budget.
+        others: further sizes at which all networks are compared.
+        series: per respect the larger and larger sizes of the reversible network.
+    """
+
+    base: Size
+    others: tuple[Size, ...]
+    series: dict[str, tuple[Size, ...]]
+
+
+def planned() -> Plan:
+    """Return the sizes of the measurement."""
+    base = Size(depth=4, channels=16, patch=(48, 48, 48))
+    return Plan(
+        base,
+        (replace(base, depth=2), replace(base, depth=8), replace(base, channels=32), replace(base, patch=(64,) * 3)),
+        {
+            "volume": tuple(replace(base, patch=patch) for patch in _larger(base.patch, 15)),
+            "depth": tuple(replace(base, depth=depth) for depth in (5, 6, 8, 12, 16, 24)),
+            "channels": tuple(replace(base, channels=channels) for channels in range(18, 50, 2)),
+        },
+    )
+
+
+def _larger(patch: tuple[int, int, int], count: int) -> Iterator[tuple[int, int, int]]:
+    """Enlarge a patch by 8 voxels, an axis at a time."""
+    edges = list(patch)
+    for number in range(count):
+        edges[number % 3] += 8
+        yield tuple(edges)
+
+
+def quick() -> Plan:
+    """Return sizes of which a step takes a moment."""
+    base = Size(depth=2, channels=2, patch=(16, 16, 16))
+    larger = {"volume": {"patch": (24, 16, 16)}, "depth": {"depth": 3}, "channels": {"channels": 4}}
+    return Plan(base, (), {name: (replace(base, **changes),) for name, changes in larger.items()})
+
+
+def build(network: str, size: Size) -> nn.Module:
+    """Build one of the four networks, for one image channel and three classes, with deep supervision."""
+    fields = {
+        "channels": tuple(size.channels * 2**level for level in range(LEVELS)),
+        "strides": ((1,) * 3, *((2,) * 3,) * (LEVELS - 1)),
+        "deep_supervision": True,
+    }
+    if network == "plain":
+        architecture = UNetArchitecture(3, 1, 3, **fields)
+    else:
+        architecture = InvertedUNetArchitecture(3, 1, 3, **fields, reversible=network != "inverted")
+    built = architecture.build(SubnetConfig.uniform(2 * LEVELS - 1, size.depth, 1.0, 3))
+    if network == "stored":
+        for section in (*built.encoder, *built.decoder):
+            section.blocks = nn.Sequential(*section.blocks)
+    return built.train()
+
+
+def measure(network: str, size: Size, device: str, threads: int, steps: int) -> dict:
+    """Measure peak memory and time of training steps, each in a fresh process."""
+    row = {"network": network, **asdict(size)}
+    row["memory_bytes"] = _in_a_process({"MALLOC_MMAP_THRESHOLD_": "65536"}, _memory, network, size, device, threads)
+    row["seconds"] = _in_a_process({}, _seconds, network, size, device, threads, steps)
+    patch = "x".join(map(str, size.patch))
+    print(
+        f"{network:11s} {size.depth:3d} blocks {size.channels:4d} channels {patch:>11s} voxels "
+        f"{row['memory_bytes'] / 2**20:9.0f} MiB {row['seconds']:8.3f} s",
+        flush=True,
+    )
+    return row
+
+
+def _in_a_process(environment: dict[str, str], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a process that is started for it, in an environment that has these variables besides."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+            return executor.submit(function, *arguments).result()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _memory(network: str, size: Size, device: str, threads: int) -> int:
+    where = _prepared(network, device, threads)
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+    before = _peak(where)
+    built = build(network, size).to(where)
+    for _ in range(2):
+        _step(built, size, where)
+    return _peak(where) - before
+
+
+def _seconds(network: str, size: Size, device: str, threads: int, steps: int) -> float:
+    where = _prepared(network, device, threads)
+    built = build(network, size).to(where)
+    return statistics.median([_step(built, size, where) for _ in range(steps + 1)][1:])
+
+
+def _prepared(network: str, device: str, threads: int) -> torch.device:
+    """Load code, which is no network's cost, by a step of a tiny one."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    where = torch.device(device)
+    _step(build(network, quick().base).to(where), quick().base, where)
+    return where
+
+
+def _step(network: nn.Module, size: Size, device: torch.device) -> float:
+    """Return the seconds of a forward and a backward pass of one random image."""
+    x = torch.randn(1, 1, *size.patch, device=device)
+    network.zero_grad(set_to_none=True)
+    cost._synchronise(device)
+    start = time.perf_counter()
+    sum(output.square().mean() for output in network(x)).backward()
+    cost._synchronise(device)
+    return time.perf_counter() - start
+
+
+def _peak(device: torch.device) -> int:
+    """Return the bytes that were held at most."""
+    return cost._peak_resident_bytes() if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
+
+
+def largest_that_fits(sizes: Iterable[tuple[float, int]], budget: int) -> dict:
+    """Return how much larger the largest size is that fits into a budget, before the first that does not.
+
+    Args:
+        sizes: how much larger than the base, increasing, and the bytes that it takes.
+        budget: bytes.
+    """
+    largest, more = None, True
+    for times, needed in sizes:
+        if needed > budget:
+            more = False
+            break
+        largest = times
+    return {"times": largest, "at_least": more}
+
+
+def times_larger(respect: str, size: Size, base: Size) -> float:
+    """Return how much larger a size is in one respect."""
+    values = {"volume": lambda s: s.voxels, "depth": lambda s: s.depth, "channels": lambda s: s.channels}
+    return values[respect](size) / values[respect](base)
+
+
+def compare(plan: Plan, device: str, threads: int, steps: int) -> dict:
+    """Measure all sizes of a plan; sizes of a series until one fits into no budget."""
+    rows = [measure(name, size, device, threads, steps) for size in (plan.base, *plan.others) for name in NETWORKS]
+    at_base = {row["network"]: row["memory_bytes"] for row in rows[: len(NETWORKS)]}
+    fits, series = {}, {}
+    for respect, sizes in plan.series.items():
+        points = [(1.0, at_base["reversible"])]
+        series[respect] = []
+        for size in sizes:
+            row = measure("reversible", size, device, threads, steps)
+            series[respect].append(row)
+            points.append((times_larger(respect, size, plan.base), row["memory_bytes"]))
+            if row["memory_bytes"] > max(at_base[name] for name in BUDGETS):
+                break
+        fits[respect] = {name: largest_that_fits(points, at_base[name]) for name in BUDGETS}
+    return {"base": asdict(plan.base), "sizes": rows, "series": series, "fits": fits}
+
+
+def table(result: dict) -> str:
+    """Return the sizes that fit as a Markdown table, and the time of a step against that of the stored networks."""
+    lines = [f"| in the memory of | {' | '.join(result['fits'])} | time of a step |", "|---|" + "---|" * 4]
+    seconds = {row["network"]: row["seconds"] for row in result["sizes"][: len(NETWORKS)]}
+    for name in BUDGETS:
+        found = [fit[name] for fit in result["fits"].values()]
+        cells = [_times(fit) for fit in found]
+        lines.append(f"| {name} | {' | '.join(cells)} | x {seconds['reversible'] / seconds[name]:.2f} |")
+    return "\n".join(lines)
+
+
+def _times(fit: dict) -> str:
+    if fit["times"] is None:
+        return "does not fit"
+    return f"{'>=' if fit['at_least'] else 'x'} {fit['times']:.2f}"
+
+
+def main() -> None:
+    """Measure, print, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--steps", type=int, default=3, help="steps that are timed, after one that is not")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing written")
+    arguments = parser.parse_args()
+    plan = quick() if arguments.quick else planned()
+    result = {
+        "command": f"python benchmarks/reversible.py --device {arguments.device} --threads {arguments.threads} "
+        f"--steps {arguments.steps}",
+        "machine": {
+            "device": cost._device_name(torch.device(arguments.device)),
+            "threads": arguments.threads,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        **compare(plan, arguments.device, arguments.threads, arguments.steps),
+    }
+    print(table(result))
+    if not arguments.quick:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"reversible_{arguments.device}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
