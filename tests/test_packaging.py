@@ -69,6 +69,11 @@ def test_wheel_holds_the_package_and_the_plugin_files(wheel):
     assert {f"prox_monai/_plugins/{path.relative_to('plugins').as_posix()}" for path in plugins} == {
         name for name in names if name.startswith("prox_monai/_plugins/")
     }
+    shipped = {path.relative_to(ROOT) for path in (ROOT / "bundles").rglob("*") if path.is_file()}
+    bundles = {path for path in shipped if not {"models", "eval"} & set(path.parts)}
+    assert {f"prox_monai/_bundles/{path.relative_to('bundles').as_posix()}" for path in bundles} == {
+        name for name in names if name.startswith("prox_monai/_bundles/")
+    }
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "prox_monai").rglob("*.py")}
     assert modules <= set(names)
     assert not [name for name in names if "__pycache__" in name]

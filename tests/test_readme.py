@@ -49,8 +49,20 @@ def test_nnunet_commands_exist(words):
     assert words[0] in {script.name for script in scripts}
 
 
+@pytest.mark.parametrize("words", [w for w in commands() if w[0] == "python"], ids=" ".join)
+def test_bundle_commands_name_files_and_settings_that_exist(words):
+    """They are run at a tiny size by tests/bundles."""
+    assert words[1:4] == ["-m", "monai.bundle", "run"]
+    options = dict(zip(words[4::2], words[5::2], strict=True))
+    files = re.findall(r"[\w./]+\.json", options.pop("--config_file"))
+    settings = {}
+    for file in files:
+        settings |= json.loads((ROOT / "bundles" / "hippocampus_mri_prox_segmentation" / file).read_text())
+    assert {name.removeprefix("--") for name in options} <= set(settings)
+
+
 def test_every_command_is_of_a_kind_that_is_checked():
-    kinds = {words[0] for words in commands()} - {"export", "pip"}
+    kinds = {words[0] for words in commands()} - {"export", "pip", "cd", "python"}
     assert kinds <= {"make", "prox-monai", *(k for k in kinds if k.startswith("nnUNetv2"))}
 
 

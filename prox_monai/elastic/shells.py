@@ -182,12 +182,7 @@ class _Assemble(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grid: Grid, corner: Cell, cells: tuple[Cell, ...], *tensors: Tensor) -> Tensor:
         ctx.layout = grid, corner, cells
-        extent = grid.extent(corner)
-        block = tensors[0].new_empty(extent.block_shape)
-        for cell, tensor in zip(cells, tensors, strict=True):
-            taps = _tap_positions(grid.taps, corner[2], cell[2], block.device)
-            _place(grid, corner, cell).write(block, tensor, taps)
-        return block.view(extent.shape)
+        return _assembled(grid, corner, cells, tensors)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
@@ -198,6 +193,15 @@ class _Assemble(torch.autograd.Function):
             for cell, want in zip(cells, ctx.needs_input_grad[3:], strict=True)
         )
         return None, None, None, *parts
+
+
+def _assembled(grid: Grid, corner: Cell, cells: Sequence[Cell], tensors: Sequence[Tensor]) -> Tensor:
+    extent = grid.extent(corner)
+    block = tensors[0].new_empty(extent.block_shape)
+    for cell, tensor in zip(cells, tensors, strict=True):
+        taps = _tap_positions(grid.taps, corner[2], cell[2], block.device)
+        _place(grid, corner, cell).write(block, tensor, taps)
+    return block.view(extent.shape)
 
 
 def _read(grid: Grid, corner: Cell, cell: Cell, block: Tensor) -> Tensor:
@@ -239,6 +243,8 @@ class ShellTensor(nn.Module):
             return tensors[0].view(extent.shape)
         if extent.ndim == 1 and len(extent.columns) == 1:
             return torch.cat(tensors, dim=1).view(extent.shape)
+        if not torch.is_grad_enabled():  # torch.jit.trace fails at a function with a backward of its own
+            return _assembled(self.grid, corner, cells, tensors)
         return _Assemble.apply(self.grid, corner, tuple(cells), *tensors)
 
     @torch.no_grad()

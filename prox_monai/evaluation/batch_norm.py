@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     A layer's inputs depend on the statistics of the layers before it. So the layers are re-estimated one after the
     other, in evaluation mode, on inputs that the earlier ones have normalised with their final statistics: how the
     images are split into batches does not matter. A pass over the images ends at the layer in question; there are as
-    many passes as layers, which cost about half as many forward passes.
+    many passes as layers, which cost about half as many forward passes. One batch needs a single pass: every layer
+    takes its statistics just before it runs.
 
     The variance is that of the population (divided by the count, Wu & Johnson 2021, arXiv:2105.07576, section 3).
     Layers that keep no statistics or that no image reaches stay as they are, and so does everything but
@@ -38,6 +40,9 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
+        if layers and len(first := list(itertools.islice(filter(len, batches), 2))) == 1:
+            _recalibrate_at_once(network, first[0], layers)
+            return
         while layers and (layer := _recalibrate_next(network, batches, layers)):
             layers.remove(layer)
     finally:
@@ -72,6 +77,31 @@ class _Moments:
         self.count += n
         self.batches += 1
 
+    def give(self, layer: _BatchNorm) -> None:
+        """Set the statistics of a layer."""
+        layer.running_mean.copy_(self.mean)
+        layer.running_var.copy_(self.squares / self.count)
+        layer.num_batches_tracked.fill_(self.batches)
+
+
+def _recalibrate_at_once(network: nn.Module, batch: Tensor, layers: Collection[_BatchNorm]) -> None:
+    """Run a network on one batch; each layer takes its statistics from its own input, then normalises by them."""
+    hooks = {}
+
+    def take(layer: _BatchNorm, inputs: tuple[Tensor]) -> None:
+        if (hook := hooks.pop(layer, None)) is not None:
+            hook.remove()
+            moments = _Moments()
+            moments.add(inputs[0])
+            moments.give(layer)
+
+    hooks.update({layer: layer.register_forward_pre_hook(take) for layer in layers})
+    try:
+        network(batch)
+    finally:
+        for hook in hooks.values():
+            hook.remove()
+
 
 def _recalibrate_next(
     network: nn.Module, batches: Iterable[Tensor], waiting: Collection[_BatchNorm]
@@ -85,9 +115,7 @@ def _recalibrate_next(
         moments.add(x)
     if layer is None:
         raise ValueError("batches must hold at least one image, got none.")
-    layer.running_mean.copy_(moments.mean)
-    layer.running_var.copy_(moments.squares / moments.count)
-    layer.num_batches_tracked.fill_(moments.batches)
+    moments.give(layer)
     return layer
 
 

@@ -59,27 +59,54 @@ def evaluate_subnets(
             yield done[key] | {"name": name}
             continue
         network = supernet.extract(config).eval()
-        time = latency(network, input_shape, device=device, repeats=repeats, warmup=2)
-        row = {
-            "name": name,
-            "key": key,
-            "model": model,
-            "config": config.to_dict(),
-            "parameters": parameters(network),
-            "macs": costs(config),
-            "latency_ms": time.median_ms,
-            "latency": {
-                "q1_ms": time.q1_ms,
-                "q3_ms": time.q3_ms,
-                "device": time.device,
-                "threads": time.threads,
-                "torch": time.torch_version,
-            },
-            **_summary(score(network)),
-        }
-        _append(row, path)
+        row = describe_subnet(
+            costs, name, config, network, model=model, input_shape=input_shape, device=device, repeats=repeats
+        ) | _summary(score(network))
+        append_row(row, path)
         done[key] = row
         yield row
+
+
+def describe_subnet(
+    costs: MultiplyAdds,
+    name: str,
+    config: SubnetConfig,
+    network: nn.Module,
+    *,
+    model: str,
+    input_shape: Sequence[int],
+    device: str = "cpu",
+    repeats: int = 5,
+) -> dict[str, Any]:
+    """Return what a row says of a subnet beside its scores, see :func:`evaluate_subnets`.
+
+    Args:
+        costs: counter of multiply-adds.
+        name: name under which the subnet was asked for.
+        config: its configuration.
+        network: the extracted network.
+        model: what the weights are, for example a digest.
+        input_shape: ``(C, *spatial)`` of one image or patch.
+        device: where latency is measured.
+        repeats: timed passes.
+    """
+    time = latency(network, input_shape, device=device, repeats=repeats, warmup=2)
+    return {
+        "name": name,
+        "key": costs.supernet.architecture.canonical(config).name,
+        "model": model,
+        "config": config.to_dict(),
+        "parameters": parameters(network),
+        "macs": costs(config),
+        "latency_ms": time.median_ms,
+        "latency": {
+            "q1_ms": time.q1_ms,
+            "q3_ms": time.q3_ms,
+            "device": time.device,
+            "threads": time.threads,
+            "torch": time.torch_version,
+        },
+    }
 
 
 def read_rows(path: str | Path, model: str | None = None) -> list[dict[str, Any]]:
@@ -134,7 +161,8 @@ def _mean(values: Iterable[float]) -> float | None:
     return sum(present) / len(present) if present else None
 
 
-def _append(row: Mapping[str, Any], path: str | Path) -> None:
+def append_row(row: Mapping[str, Any], path: str | Path) -> None:
+    """Append a row to a table; it is on the disk when this returns."""
     with Path(path).open("a") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()

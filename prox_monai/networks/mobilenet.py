@@ -9,6 +9,7 @@ from math import prod
 from torch import Tensor, nn
 
 from prox_monai.networks.blocks import InvertedResidual
+from prox_monai.networks.channel_groups import ChannelGroups
 from prox_monai.networks.dims import batch_norm, conv
 from prox_monai.space import SubnetConfig
 
@@ -191,6 +192,21 @@ class MobileNetArchitecture:
     ) -> None:
         """Let a block beyond a section's first pass its input on, exactly."""
         network.sections[section][block].pass_on()
+
+    def channel_groups(self, config: SubnetConfig) -> ChannelGroups:
+        """Return which modules share the channels that an expansion ratio leaves out: those inside a block.
+
+        A channel is worth what the projection reads of it. The depth-wise convolution has no axis of channels that it
+        reads; it follows what it writes. Channels between blocks are the same in all subnets and keep their order.
+        """
+        groups: ChannelGroups = {}
+        for section, depth in enumerate(config.depths):
+            for block in range(depth):
+                prefix = self.block_prefix(section, block)
+                hidden = prefix.rstrip(".")
+                groups[f"{prefix}expand."] = groups[f"{prefix}depthwise."] = (None,), hidden
+                groups[f"{prefix}project."] = (hidden,), None
+        return groups
 
     def _scaled(self, channels: int) -> int:
         return _divisible(channels * self.multiplier)

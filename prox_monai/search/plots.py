@@ -27,30 +27,39 @@ _PLANES = (  # name, axis that is cut, letters at the left, right, bottom and to
 )
 
 
-def pareto_picture(rows: Sequence[Mapping[str, Any]], path: str | Path, *, title: str) -> None:
-    """Draw Dice against latency, coloured by mean width, with the Pareto front and the named subnets.
+def pareto_picture(
+    rows: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    *,
+    title: str,
+    value: str = "dice",
+    label: str = "mean foreground Dice",
+) -> None:
+    """Draw what subnets are worth against latency, coloured by mean width, with the Pareto front and the named ones.
 
     Args:
-        rows: as ``evaluate_subnets`` makes them; rows without a Dice are left out.
+        rows: as ``evaluate_subnets`` makes them; rows without a value are left out.
         path: the PNG to write.
         title: what the rows were measured on.
+        value: the field that says what a subnet is worth.
+        label: what that is.
 
     Raises:
         ImportError: When matplotlib is not installed.
-        ValueError: When no row has a Dice.
+        ValueError: When no row has a value.
     """
-    rows = [row for row in rows if row["dice"] is not None]
+    rows = [row for row in rows if row[value] is not None]
     if not rows:
-        raise ValueError(f"there is no row with a Dice to draw in {path}.")
+        raise ValueError(f"there is no row with a {value} to draw in {path}.")
     figure = _figure(8, 5)
     from matplotlib.colors import Normalize
 
     axes = figure.add_subplot()
-    latency, dice = [row["latency_ms"] for row in rows], [row["dice"] for row in rows]
-    front = pareto_front(latency, dice)
+    latency, worth = [row["latency_ms"] for row in rows], [row[value] for row in rows]
+    front = pareto_front(latency, worth)
     axes.step(
         [latency[i] for i in front],
-        [dice[i] for i in front],
+        [worth[i] for i in front],
         where="post",
         color="0.55",
         zorder=1,
@@ -63,7 +72,7 @@ def pareto_picture(rows: Sequence[Mapping[str, Any]], path: str | Path, *, title
         chosen = [i for i, row in enumerate(rows) if row["config"]["resolution"] == resolution]
         points = axes.scatter(
             [latency[i] for i in chosen],
-            [dice[i] for i in chosen],
+            [worth[i] for i in chosen],
             c=[widths[i] for i in chosen],
             norm=norm,
             marker=marker,
@@ -72,9 +81,9 @@ def pareto_picture(rows: Sequence[Mapping[str, Any]], path: str | Path, *, title
             linewidths=0.6,
         )
         axes.scatter([], [], c="0.8", marker=marker, edgecolors="black", label=f"resolution {resolution:g}")
-    figure.colorbar(points, label="mean width, fraction of the planned channels")
-    _name_points(axes, rows)
-    axes.set(xlabel="latency of one patch, batch 1 (ms)", ylabel="mean foreground Dice", title=title)
+    figure.colorbar(points, label="mean width")
+    _name_points(axes, rows, value)
+    axes.set(xlabel="latency of one patch, batch 1 (ms)", ylabel=label, title=title)
     axes.margins(0.08, 0.16)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
@@ -136,15 +145,21 @@ def prediction_picture(
 
 
 def bucket_picture(
-    scores: Mapping[str, Sequence[tuple[float, float]]], path: str | Path, *, title: str, buckets: int = 5
+    scores: Mapping[str, Sequence[tuple[float, float]]],
+    path: str | Path,
+    *,
+    title: str,
+    buckets: int = 5,
+    label: str = "mean foreground Dice",
 ) -> None:
-    """Draw how Dice is distributed in buckets of equal latency, a box per method (ProX, figure 4).
+    """Draw how scores are distributed in buckets of equal latency, a box per method (ProX, figure 4).
 
     Args:
-        scores: latency in milliseconds and Dice of each subnet, by method.
+        scores: latency in milliseconds and score of each subnet, by method.
         path: the PNG to write.
         title: what was measured.
         buckets: number of quantile buckets over the subnets of all methods.
+        label: what the score is.
 
     Raises:
         ImportError: When matplotlib is not installed.
@@ -157,7 +172,7 @@ def bucket_picture(
     step = 0.8 / len(scores)
     for number, (method, pairs) in enumerate(scores.items()):
         boxes = axes.boxplot(
-            [[dice for latency, dice in pairs if index[latency] == bucket] for bucket in range(buckets)],
+            [[score for latency, score in pairs if index[latency] == bucket] for bucket in range(buckets)],
             positions=[bucket + (number + 0.5) * step - 0.4 for bucket in range(buckets)],
             widths=0.85 * step,
             patch_artist=True,
@@ -172,10 +187,10 @@ def bucket_picture(
     axes.set_xticks(range(buckets), [f"{span[0]:.3g} to {span[-1]:.3g}" for span in spans])
     for bucket in range(1, buckets):
         axes.axvline(bucket - 0.5, color="0.85", linewidth=1, zorder=0)
-    worst, best = (choose(dice for pairs in scores.values() for _, dice in pairs) for choose in (min, max))
+    worst, best = (choose(score for pairs in scores.values() for _, score in pairs) for choose in (min, max))
     margin = 0.05 * (best - worst) + 1e-3
     axes.set(xlim=(-0.5, buckets - 0.5), ylim=(worst - margin, best + margin), title=title)
-    axes.set(xlabel="latency of one patch, batch 1 (ms): quantile buckets", ylabel="mean foreground Dice")
+    axes.set(xlabel="latency of one patch, batch 1 (ms): quantile buckets", ylabel=label)
     axes.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=min(len(scores), 4), fontsize="small", frameon=False)
     figure.savefig(path, dpi=150)
@@ -216,14 +231,14 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")  # saved by Agg; no state outside it
 
 
-def _name_points(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _name_points(axes: Axes, rows: Sequence[Mapping[str, Any]], value: str) -> None:
     middle = fmean((min(row["latency_ms"] for row in rows), max(row["latency_ms"] for row in rows)))
     for row in rows:
         if row["name"] in ALIASES:
             right = row["latency_ms"] > middle
             axes.annotate(
-                f"{row['name']} {row['dice']:.3f}",
-                (row["latency_ms"], row["dice"]),
+                f"{row['name']} {row[value]:.3f}",
+                (row["latency_ms"], row[value]),
                 xytext=(-16 if right else 16, 22),
                 textcoords="offset points",
                 ha="right" if right else "left",

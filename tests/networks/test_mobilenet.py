@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-from prox_monai.elastic import Freeze, Supernet, check_architecture
+from prox_monai.elastic import Freeze, Supernet, check_architecture, reorder_channels
 from prox_monai.networks import MobileNetArchitecture
 from prox_monai.space import SearchSpace, SectionConfig, SubnetConfig
+from prox_monai.training import Recipe
 
 SMALL = {"channels": (8, 16), "strides": (2, 1), "stem": 8, "first": 8, "head": 16}
 SPACE = SearchSpace(2, (1, 2), (3, 4, 6), (3, 5), (0.5, 1))
@@ -84,6 +85,59 @@ def test_a_new_width_changes_nothing():
             outputs.append(network(x))
     for other in outputs[1:]:
         torch.testing.assert_close(other, outputs[0], atol=1e-12, rtol=0)
+
+
+def test_channel_groups():
+    """Written out: what a block is inside has an order of its own."""
+    config = SubnetConfig((SectionConfig(1, 6, 3), SectionConfig(2, 6, 3)))
+    groups = MobileNetArchitecture(2, 1, 3, **SMALL).channel_groups(config)
+    blocks = ("sections.0.0", "sections.1.0", "sections.1.1")
+    assert groups == {
+        f"{block}.{name}.": channels
+        for block in blocks
+        for name, channels in {
+            "expand": ((None,), block),
+            "depthwise": ((None,), block),
+            "project": ((block,), None),
+        }.items()
+    }
+
+
+@torch.no_grad()
+def test_reordered_channels():
+    """The widest stays the same function; of importance 0, channels go last, and a narrower subnet is the widest."""
+    torch.manual_seed(0)
+    architecture = MobileNetArchitecture(2, 1, 3, **SMALL)
+    network = Supernet(architecture, SPACE, growth="none").double().eval()
+    narrow, wide = (SubnetConfig.uniform(2, 2, width, 5) for width in (3, 6))
+    plain = network.extract(wide)
+    for name, tensor in plain.state_dict().items():
+        if name.endswith("project.0.weight"):
+            tensor[:, : tensor.shape[1] // 2] = 0
+    network.absorb(wide, plain)
+    x = torch.randn(2, 1, 16, 16, dtype=torch.float64)
+    wanted = plain(x)
+    assert not torch.allclose(network.extract(narrow)(x), wanted)
+    reorder_channels(network)
+    for config in (wide, narrow):
+        torch.testing.assert_close(network.extract(config)(x), wanted, atol=1e-12, rtol=0)
+
+
+def test_progressive_shrinking_trains():
+    recipe = Recipe.of("progressive_shrinking")
+    network = recipe.supernet(MobileNetArchitecture(2, 1, 3, **SMALL), SPACE)
+    schedule = recipe.phase_schedule(SPACE, 5)
+    training = recipe.training(network.train(), schedule)
+    loss = training.criterion(torch.nn.functional.cross_entropy)
+    x, labels = torch.randn(4, 1, 16, 16), torch.tensor([0, 1, 2, 0])
+    for epoch in range(schedule.total_epochs):
+        training.begin_epoch(epoch)
+        for _ in training.begin_step(0):
+            training.distill(x)
+            loss(network(x), labels).backward()
+    assert [phase.reorder for phase in schedule.phases] == [False, False, False, True, False]
+    depthwise = network.tensors["sections/0/0/depthwise/0/weight"]
+    assert all(depthwise.cell(cell).grad.any() for cell in depthwise.grid.cells())
 
 
 def test_statistics_of_a_frozen_block_stay():

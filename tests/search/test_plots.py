@@ -41,7 +41,7 @@ def test_pareto_picture_of_many_resolutions(rows, tmp_path, monkeypatch):
 
 
 def test_pareto_picture_needs_a_dice(rows, tmp_path):
-    with pytest.raises(ValueError, match="there is no row with a Dice to draw in .*pareto.png"):
+    with pytest.raises(ValueError, match="there is no row with a dice to draw in .*pareto.png"):
         pareto_picture(rows[1:2], tmp_path / "pareto.png", title="none")
     assert not (tmp_path / "pareto.png").exists()
 

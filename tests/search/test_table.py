@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from prox_monai.search.table import rows_table
+from prox_monai.search.table import buckets_table, rows_table
 
 
 def test_table(rows):
@@ -9,3 +9,17 @@ def test_table(rows):
         "smallest       1,234,567  1.50           2.0  0.790\n"
         "d1-w.5-k3-r1   1,234,567  1.50           4.0      -"
     )
+
+
+def test_buckets():
+    rows = [{"latency_ms": float(i), "score": i / 10} for i in range(1, 5)] + [{"latency_ms": 9.0, "score": None}]
+    assert buckets_table(rows, 2, value="score") == (
+        "latency (ms)  subnets   mean  least   most\n"
+        "1.0 to 2.0          2  0.150  0.100  0.200\n"
+        "3.0 to 4.0          2  0.350  0.300  0.400"
+    )
+
+
+def test_another_value_has_its_name(rows):
+    scored = [row | {"score": 0.5} for row in rows[:1]]
+    assert rows_table(scored, value="score", head="accuracy").splitlines()[0].endswith("accuracy")

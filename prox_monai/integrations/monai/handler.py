@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +16,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from prox_monai.space import PhaseSchedule
 from prox_monai.training import ProgressiveTraining
 from prox_monai.training.learning_rate import Decay, learning_rate
 
@@ -37,8 +38,9 @@ class ExpansionHandler:
             train_handlers=[expansion, ...], max_epochs=training.schedule.total_epochs,
         )
 
-    A ``CheckpointSaver`` whose ``save_dict`` holds network, optimizer, trainer and ``training`` saves all that a run
-    needs to go on.
+    A ``CheckpointSaver`` listed after it, whose ``save_dict`` holds network, optimizer and this handler, saves all that
+    a run needs to go on; a ``CheckpointLoader`` is listed before it. A configuration cannot name a trainer among the
+    things that its own handlers save, so the handler keeps the epoch, too.
 
     Args:
         training: the phases of the supernet that the trainer trains.
@@ -53,21 +55,54 @@ class ExpansionHandler:
         self.learning_rate = learning_rate
         self.decay: Decay = decay
         self._updated = False
+        self._epochs = 0
+        self._scaler: torch.amp.GradScaler | None = None
+        self._scaler_state: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epochs that are done, the state of the training and of mixed precision."""
+        scaler = self._scaler.state_dict() if self._scaler is not None else {}
+        schedule = self.training.schedule.to_dict()
+        return {"epochs": self._epochs, "schedule": schedule, "training": self.training.state_dict(), "scaler": scaler}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned; the trainer goes on after these epochs.
+
+        Raises:
+            ValueError: When the training was begun with other phases, or another seed, freeze or distillation.
+        """
+        begun, phases = PhaseSchedule.from_dict(state["schedule"]), self.training.schedule
+        if begun != phases:
+            raise ValueError(
+                f"the training was begun with other phases: {_described(begun)}, now {_described(phases)}; go on with "
+                f"the space, the epochs and the method that it was begun with."
+            )
+        self.training.load_state_dict(state["training"])
+        self._epochs = state["epochs"]
+        self._scaler_state = state["scaler"]
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer; only when it is made are its handlers attached, before it has a network."""
         engine.add_event_handler(Events.STARTED, self.started)
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self.iteration_completed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
     def started(self, engine: SupervisedTrainer) -> None:
-        """Check that trainer and training fit.
+        """Check that trainer and training fit, and go on where a loaded state ended.
 
         Raises:
             ValueError: When the trainer is of another network, or has more epochs than the schedule.
         """
         if _bare(engine.network) is not self.training.supernet:
             raise ValueError("network must be the supernet of the training that is expanded, got another one.")
+        if engine.amp:
+            self._scaler = engine.scaler
+            if self._scaler_state:
+                self._scaler.load_state_dict(self._scaler_state)
+        if engine.state.epoch < self._epochs:
+            engine.state.epoch = self._epochs
+            engine.state.iteration = self._epochs * engine.state.epoch_length
         total, wanted = self.training.schedule.total_epochs, engine.state.max_epochs
         if wanted > total:
             raise ValueError(f"max_epochs must be at most {total}, the length of the schedule, got {wanted}.")
@@ -99,6 +134,10 @@ class ExpansionHandler:
             phase.space.size(),
             phase.epochs,
         )
+
+    def epoch_completed(self, engine: SupervisedTrainer) -> None:
+        """Count the epoch as done."""
+        self._epochs = engine.state.epoch
 
     def update(self, engine: SupervisedTrainer, batchdata: Any) -> dict[str, Any]:
         """Make one iteration; the output is that of the step's last subnet, with the loss a mean over its subnets."""
@@ -143,6 +182,11 @@ class ExpansionHandler:
         """Inputs that a depth may look at when it is opened; drawn only then."""
         for batchdata in itertools.islice(engine.data_loader, _OPENING_BATCHES):
             yield _prepared(engine, batchdata)[0]
+
+
+def _described(schedule: PhaseSchedule) -> str:
+    epochs = ", ".join(str(phase.epochs) for phase in schedule.phases)
+    return f"{epochs} epochs, at last {schedule.phases[-1].space.size()} subnets"
 
 
 def _prepared(engine: SupervisedTrainer, batchdata: Any) -> tuple[Tensor, Any, tuple[Any, ...], dict[str, Any]]:

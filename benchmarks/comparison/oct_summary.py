@@ -1,0 +1,103 @@
+"""What ``benchmarks/oct.py`` says of all units that are done: time and balanced accuracy of each method."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from comparison.bars import BASELINE
+from comparison.results import distribution
+from comparison.summary import BUCKETS, bucket_scores
+from prox_monai.evaluation.classification import balanced_accuracy, bootstrap_over_patients
+from prox_monai.evaluation.multiply_adds import ALIASES
+from prox_monai.search.pareto import latency_buckets
+
+CHANCE = 0.25
+_HEAD = ("method", "folds", "minutes", "÷ PS", "random: mean", "min", "max", "largest, pooled (95 %)")
+
+Results = Sequence[Mapping[str, Any]]
+
+
+def summarise(results: Results) -> dict[str, Any]:
+    """Return a row per method, balanced accuracy by latency, and the units without subnets and predictions."""
+    left_out = ("subnets", "largest", "environment")
+    return {
+        "images": len({image["case"] for result in results for image in result["largest"]}),
+        "machine": results[-1]["environment"],
+        "methods": {name: method_row(name, results) for name in dict.fromkeys(r["method"] for r in results)},
+        "latency_buckets": by_latency(results),
+        "units": [{key: value for key, value in r.items() if key not in left_out} for r in results],
+    }
+
+
+def method_row(method: str, results: Results) -> dict[str, Any]:
+    """Return time and balanced accuracy of a method over its folds; a random subnet counts once, its folds' mean."""
+    runs = [result for result in results if result["method"] == method]
+    base = {result["fold"]: result["train_seconds"] for result in results if result["method"] == BASELINE}
+    ratios = [run["train_seconds"] / base[run["fold"]] for run in runs if run["fold"] in base]
+    per_subnet: dict[str, list[float]] = {}
+    for run in runs:
+        for key, *_, score in run["subnets"]:
+            per_subnet.setdefault(key, []).append(score)
+    return {
+        "folds": sorted(run["fold"] for run in runs),
+        "train_seconds": statistics.fmean(run["train_seconds"] for run in runs),
+        "train_seconds_ratio": statistics.fmean(ratios) if ratios else None,
+        "random": distribution([statistics.fmean(scores) for scores in per_subnet.values()]),
+        "named": {alias: statistics.fmean(run["named"][alias] for run in runs) for alias in ALIASES},
+        "largest_pooled": pooled([image for run in runs for image in run["largest"]]),
+    }
+
+
+def pooled(images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return balanced accuracy over the predictions of all folds, with a bootstrap over patients.
+
+    Args:
+        images: patient, label and probabilities of each.
+    """
+    labels = torch.tensor([image["label"] for image in images])
+    probabilities = torch.tensor([image["probabilities"] for image in images])
+    patients = [image["patient"] for image in images]
+    estimate, low, high = bootstrap_over_patients(labels, probabilities, patients, balanced_accuracy)
+    return {"balanced_accuracy": estimate, "low": low, "high": high, "above_chance": low > CHANCE}
+
+
+def by_latency(results: Results) -> dict[str, Any]:
+    """Return mean balanced accuracy by quantile bucket of latency (ProX, figure 4)."""
+    scores = bucket_scores(results)
+    distinct = sorted({latency for pairs in scores.values() for latency, _ in pairs})
+    buckets = min(BUCKETS, len(distinct))
+    parts: list[list[float]] = [[] for _ in range(buckets)]
+    for latency, bucket in zip(distinct, latency_buckets(distinct, buckets), strict=True):
+        parts[bucket].append(latency)
+    means = {
+        method: [_mean([score for latency, score in pairs if latency in part]) for part in parts]
+        for method, pairs in scores.items()
+    }
+    return {"milliseconds": [[part[0], part[-1]] for part in parts], "mean_balanced_accuracy": means}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """Return the methods as plain text, in columns."""
+    lines = [_HEAD, *(_cells(method, row) for method, row in summary["methods"].items())]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _cells(method: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    largest, ratio = row["largest_pooled"], row["train_seconds_ratio"]
+    return (
+        method,
+        str(len(row["folds"])),
+        f"{row['train_seconds'] / 60:.1f}",
+        "-" if ratio is None else f"{ratio:.2f}",
+        *(f"{row['random'][name]:.3f}" for name in ("mean", "min", "max")),
+        f"{largest['balanced_accuracy']:.3f} ({largest['low']:.3f} to {largest['high']:.3f})",
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None

@@ -1,0 +1,227 @@
+"""A subnet of a trained bundle as a plain bundle, which needs no plugin."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser, ckpt_export
+from torch import nn
+
+from prox_monai.data.complete import complete_folder
+from prox_monai.elastic import Architecture
+from prox_monai.elastic.resolution import AtResolution
+from prox_monai.integrations.monai.bundle import FINAL, check_bundle_root, check_trained
+from prox_monai.integrations.monai.network import SubnetNetwork
+from prox_monai.integrations.monai.stock_unet import PACKAGE, stock_definition, stock_state
+from prox_monai.networks import UNetArchitecture
+from prox_monai.space import SubnetConfig
+
+TOLERANCE = 1e-4
+_PREFIX = "prox_monai.integrations.monai."
+_DROPPED = ("CheckChannelsd", "CheckLabelsd")
+
+
+def export_bundle(
+    bundle: str | Path,
+    destination: str | Path,
+    *,
+    subnet: str = "largest",
+    max_latency_ms: float | None = None,
+    ckpt_dir: str | Path | None = None,
+) -> SubnetConfig:
+    """Write a subnet of a trained bundle as a bundle of its own, which appears when it is complete.
+
+    A plain U-Net at resolution 1 becomes nnU-Net's network class; everything else TorchScript, through MONAI's own
+    ``ckpt_export``. Neither needs this package. The new network is compared with the old one on random input.
+
+    Args:
+        bundle: folder of the bundle.
+        destination: a folder that does not exist, or is empty.
+        subnet: name or alias of the subnet.
+        max_latency_ms: take the best subnet known within this budget instead, in milliseconds.
+        ckpt_dir: where the trained model is, if not in ``models`` of the bundle.
+
+    Returns:
+        The subnet.
+
+    Raises:
+        FileExistsError: When the destination holds anything.
+        ValueError: When there is no trained model, no such subnet, or none within the budget.
+        RuntimeError: When the new network's output differs.
+    """
+    destination = Path(destination)
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise FileExistsError(f"{destination} exists and is not overwritten; give a new folder.")
+    check_bundle_root(bundle)
+    models = Path(ckpt_dir or Path(bundle, "models"))
+    check_trained(models)
+    parser = _parser(Path(bundle), models, subnet, max_latency_ms)
+    with _own_errors():
+        supernet: SubnetNetwork = parser.get_parsed_content("network_def")
+    state = torch.load(models / FINAL, map_location="cpu", weights_only=True)
+    supernet.load_state_dict(state.get("model", state))
+    network = supernet.eval().extract(supernet.active)
+    metadata = json.loads(Path(bundle, "configs", "metadata.json").read_text(encoding="utf-8"))
+    with complete_folder(destination) as partial:
+        (partial / "configs").mkdir(parents=True)
+        (partial / "models").mkdir()
+        _write_plain(parser.config, metadata, supernet, network, partial)
+        for name in ("LICENSE", "docs"):
+            source = Path(bundle, name)
+            if source.exists():
+                (shutil.copytree if source.is_dir() else shutil.copy)(source, partial / name)
+        _compare(network, partial, metadata)
+    return supernet.active
+
+
+def _parser(bundle: Path, models: Path, subnet: str, max_latency_ms: float | None) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.json")
+    given = {"bundle_root": str(bundle), "ckpt_dir": str(models), "subnet": subnet, "max_latency_ms": max_latency_ms}
+    for key, value in given.items():
+        parser[key] = value
+    parser.parse()
+    return parser
+
+
+def _write_plain(
+    config: Mapping[str, Any], metadata: dict[str, Any], supernet: SubnetNetwork, network: nn.Module, folder: Path
+) -> None:
+    """Write configuration, metadata and weights."""
+    plain = _without_plugin({key: value for key, value in config.items() if key not in ("_meta_",)})
+    stock = isinstance(supernet.architecture, UNetArchitecture) and not isinstance(network, AtResolution)
+    for key in ("displayable_configs", "subnet", "max_latency_ms", "architecture", "space"):
+        plain.pop(key, None)
+    plain["imports"] = [line for line in plain["imports"] if "prox_monai" not in line] + ["$import glob"]
+    plain |= {"bundle_root": ".", "ckpt_dir": "$@bundle_root + '/models'", "initialize": []}
+    plain["images"] = "$sorted(glob.glob(@dataset_dir + '/*'))"
+    loader, *handlers = plain["handlers"]
+    if stock:
+        plain["network_def"] = stock_definition(supernet.architecture, supernet.active)
+        torch.save(stock_state(network), folder / "models" / FINAL)
+    else:
+        plain["network_def"] = "$torch.jit.load(@ckpt_dir + '/model.ts', map_location=@device)"
+    plain["handlers"] = [loader, *handlers] if stock else handlers
+    packages = metadata["required_packages_version"]
+    packages.pop("prox-monai", None)
+    if stock:
+        packages[PACKAGE] = version(PACKAGE)
+    metadata |= {"subnet": supernet.active.to_dict()}
+    (folder / "configs" / "inference.json").write_text(json.dumps(plain, indent=4), encoding="utf-8")
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4), encoding="utf-8")
+    if not stock:
+        _torchscript(network, config, metadata, folder)
+
+
+def _without_plugin(value: Any) -> Any:
+    """Replace what this package offers to configurations: checks are left out, wrappers unwrapped."""
+    if isinstance(value, list):
+        kept = [item for item in value if not (isinstance(item, Mapping) and _name(item) in _DROPPED)]
+        return [_without_plugin(item) for item in kept]
+    if not isinstance(value, Mapping):
+        return value
+    if _name(value) == "SubnetInferer":
+        return _without_plugin(value["inferer"])
+    if _name(value) == "RegionsToLabelsd":
+        return {"_target_": "Lambdad", "keys": value["keys"], "func": _labels_of(value["regions"], value["labels"])}
+    return {key: _without_plugin(item) for key, item in value.items()}
+
+
+def _name(component: Mapping[str, Any]) -> str:
+    return str(component.get("_target_", "")).removeprefix(_PREFIX)
+
+
+def _labels_of(regions: list[int], labels: list[int]) -> str:
+    """An expression that turns regions into labels, the last that holds first."""
+    chosen = "torch.zeros_like(x[:1])"
+    for region, label in zip(regions, labels, strict=True):
+        chosen = f"torch.where(x[{region}:{region + 1}] > 0, {label}.0, {chosen})"
+    return f"$lambda x: {chosen}"
+
+
+def _shape(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> list[int]:
+    """Shape of a batch of one: that of the metadata, or the patch where any size will do."""
+    image = metadata["network_data_format"]["inputs"]["image"]
+    fixed = all(isinstance(axis, int) for axis in image["spatial_shape"])
+    return [1, image["num_channels"], *(image["spatial_shape"] if fixed else config["patch"])]
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise what is behind an error of MONAI's parser, which only says which entry it was."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        raise
+
+
+@contextmanager
+def _torchscript_allowed() -> Iterator[None]:
+    """MONAI writes TorchScript, which torch deprecates; a trace is of one input size, here that of the patch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
+        yield
+
+
+def plain_network(architecture: Architecture, config: Mapping[str, Any]) -> nn.Module:
+    """Build the plain network of a subnet, which works at the subnet's resolution; for ``ckpt_export``.
+
+    Args:
+        architecture: rule from configuration to plain network.
+        config: of ``SubnetConfig.to_dict``.
+    """
+    subnet = SubnetConfig.from_dict(config)
+    network = architecture.build(subnet)
+    return network if subnet.resolution == 1 else AtResolution(network, architecture.stride, subnet.resolution)
+
+
+def _torchscript(network: nn.Module, config: Mapping[str, Any], metadata: Mapping[str, Any], folder: Path) -> None:
+    """Let MONAI trace the network and write it with metadata and configuration."""
+    subnet = {"architecture": config["architecture"], "config": metadata["subnet"]}
+    definition = {"_target_": f"{__name__}.plain_network", **subnet}
+    with tempfile.TemporaryDirectory() as temporary:
+        weights, network_file = Path(temporary, "weights.pt"), Path(temporary, "network.json")
+        torch.save(network.state_dict(), weights)
+        network_file.write_text(json.dumps({"network_def": definition}), encoding="utf-8")
+        with _torchscript_allowed():
+            ckpt_export(
+                net_id="network_def",
+                filepath=str(folder / "models" / "model.ts"),
+                ckpt_file=str(weights),
+                meta_file=str(folder / "configs" / "metadata.json"),
+                config_file=str(network_file),
+                use_trace=True,
+                input_shape=_shape(metadata, config),
+            )
+
+
+def _compare(network: nn.Module, folder: Path, metadata: Mapping[str, Any]) -> None:
+    """Compare the written network with the one that was to be written.
+
+    Raises:
+        RuntimeError: When they differ.
+    """
+    parser = ConfigParser()
+    parser.read_config(folder / "configs" / "inference.json")
+    parser["bundle_root"], parser["device"] = str(folder), "$torch.device('cpu')"
+    with _torchscript_allowed():
+        written = parser.get_parsed_content("network_def")
+    if (folder / "models" / FINAL).exists():
+        written.load_state_dict(torch.load(folder / "models" / FINAL, weights_only=True))
+    x = torch.rand(_shape(metadata, parser.config), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        error = float((written.eval()(x) - network.eval()(x)).abs().max())
+    if not error <= TOLERANCE:
+        raise RuntimeError(f"the exported network differs by {error:g} in its logits; more than {TOLERANCE:g}.")

@@ -1,0 +1,255 @@
+"""Run subnets of a supernet over an evaluator's data: one, a list, or samples of every latency bucket."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from torch import Tensor, distributed, nn
+
+from prox_monai.elastic import Supernet
+from prox_monai.elastic.resolution import without_resolution
+from prox_monai.evaluation.batch_norm import recalibrate
+from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.evaluation.subnets import append_row, describe_subnet, read_rows
+from prox_monai.integrations.monai.choice import Named, SubnetChoice
+from prox_monai.integrations.monai.statistics import digest, read_statistics, write_statistics
+from prox_monai.search.plots import pareto_picture
+from prox_monai.search.table import buckets_table, rows_table
+from prox_monai.space import SubnetConfig
+
+logger = logging.getLogger(__name__)
+
+_LARGEST = SubnetChoice()
+
+
+class SubnetSamplingHandler:
+    """Let a ``SupervisedEvaluator`` evaluate subnets: one epoch of it for each.
+
+    For every subnet the evaluator's network is the extracted plain network, its normalisation re-estimated on training
+    images where it has BatchNorm. Post-processing, metrics and other handlers work as usual. After each epoch a row
+    goes to the table: subnet, parameters, multiply-adds, latency, all scalar metrics of the evaluator, and the mean of
+    each class where a metric saves details. Rows of the same weights, metric and cases that are there already are not
+    made again.
+    At the end the network of the evaluator is its own again, the table is logged, and the Pareto front drawn beside it.
+    After an error it is its own again, too, where no handler before this one (a ``StatsHandler``) has raised it.
+
+    Args:
+        supernet: where the subnets come from; the evaluator's network, or one that shares its weights.
+        input_shape: ``(C, *spatial)`` of one image or patch, for multiply-adds and latency.
+        choice: says which subnets are run, a :class:`~prox_monai.integrations.monai.SubnetChoice` for example.
+        table: JSON lines that rows are appended to; no table where it is None. Rows of other weights are moved aside.
+        calibration: training images ``(B, C, *spatial)`` on which statistics of BatchNorm are re-estimated.
+        statistics: file that they are kept in, for ``SubnetNetwork``.
+
+    Raises:
+        ValueError: When the supernet has BatchNorm and there is no ``calibration``.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        input_shape: Sequence[int],
+        *,
+        choice: Callable[[MultiplyAdds, list[dict[str, Any]]], list[Named]] = _LARGEST,
+        table: str | Path | None = None,
+        calibration: Tensor | None = None,
+        statistics: str | Path | None = None,
+    ) -> None:
+        if any(True for _ in supernet.buffers()) and calibration is None:
+            raise ValueError(
+                "calibration must be training images for a network with BatchNorm, whose statistics every subnet needs "
+                "for itself, got None."
+            )
+        self.supernet = supernet
+        self.input_shape = tuple(input_shape)
+        self.choice = choice
+        self.table = Path(table) if table else None
+        self.calibration = calibration
+        self.statistics = Path(statistics) if statistics else None
+        self.rows: list[dict[str, Any]] = []
+        self._waiting: list[Named] = []
+        self._row: dict[str, Any] = {}
+        self._network: nn.Module | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator, after the handler that loads its weights."""
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+        engine.add_event_handler(Events.COMPLETED, self.completed)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.failed)
+
+    def started(self, engine: SupervisedEvaluator) -> None:
+        """Choose the subnets and give the evaluator an epoch for each.
+
+        Raises:
+            ValueError: When there is no such subnet, or none within the budget.
+        """
+        self._network = engine.network
+        self._costs = MultiplyAdds(self.supernet, self.input_shape)
+        self._model = digest(self.supernet)
+        self._about = {"metric": engine.state.key_metric_name, **_data(engine)}
+        self._waiting, self.rows = _of_first_rank(self._plan)
+        count = len(self._waiting) + len(self.rows)
+        if count > 1:
+            logger.info("%d subnets, %d of them evaluated before", count, len(self.rows))
+        engine.state.max_epochs = engine.state.epoch + len(self._waiting)
+
+    def _plan(self) -> tuple[list[Named], list[dict[str, Any]]]:
+        """Return the subnets that are to be run, and the rows of those that were."""
+        known = self._known_rows()
+        done = {row["key"]: row for row in known if self._about.items() <= row.items()}
+        if self.calibration is not None and self.statistics is not None:
+            normalised = {config.name for config in read_statistics(self.statistics, self._model)}
+            done = {key: row for key, row in done.items() if key in normalised}
+        chosen = dict[str, Named]()
+        for name, config in self.choice(self._costs, known):
+            chosen.setdefault(self._canonical(config).name, (name, config))
+        rows = [done[key] | {"name": name} for key, (name, _) in chosen.items() if key in done]
+        return [named for key, named in chosen.items() if key not in done], rows
+
+    def epoch_started(self, engine: SupervisedEvaluator) -> None:
+        """Give the evaluator the network of the next subnet."""
+        name, config = self._waiting.pop(0)
+        network = self.supernet.extract(config).eval()
+        if self.calibration is not None:
+            recalibrate(network, [self.calibration.to(engine.state.device)])
+            self._keep_statistics(config, network)
+        engine.network = network
+        if self.table is not None and _rank() == 0:
+            self._row = describe_subnet(
+                self._costs,
+                name,
+                config,
+                network,
+                model=self._model,
+                input_shape=self.input_shape,
+                device=str(engine.state.device),
+            )
+
+    def epoch_completed(self, engine: SupervisedEvaluator) -> None:
+        """Write the row of the subnet that was run."""
+        if self.table is None or _rank() != 0:
+            return
+        metrics = engine.state.metrics
+        row = self._row | self._about
+        row |= {
+            "score": _plain(metrics.get(engine.state.key_metric_name)),
+            "metrics": {name: _plain(value) for name, value in metrics.items()},
+            "per_class": {
+                name: _per_class(details)
+                for name, details in engine.state.metric_details.items()
+                if isinstance(details, Tensor) and details.ndim == 2
+            },
+        }
+        self.table.parent.mkdir(parents=True, exist_ok=True)
+        append_row(row, self.table)
+        self.rows.append(row)
+        score = "-" if row["score"] is None else f"{row['score']:.3f}"
+        logger.info("%s: %s %s, %.1f ms", row["name"], row["metric"], score, row["latency_ms"])
+
+    def completed(self, engine: SupervisedEvaluator) -> None:
+        """Give the evaluator its network back, log the table and draw the front."""
+        self._restore(engine)
+        if self.table is None or _rank() != 0:
+            return
+        logger.info("\n%s", rows_table(self.rows, value="score", head=str(self._about["metric"])))
+        scored = [row for row in self.rows if row["score"] is not None]
+        buckets = getattr(self.choice, "buckets", 0) if getattr(self.choice, "per_bucket", 0) else 0
+        if 0 < buckets <= len(scored):
+            logger.info("by latency:\n%s", buckets_table(scored, buckets, value="score"))
+        if len(scored) > 1:
+            title = f"{len(scored)} subnets, {self._about['cases']} cases"
+            picture = self.table.with_suffix(".png")
+            pareto_picture(scored, picture, title=title, value="score", label=str(self._about["metric"]))
+            logger.info("written: %s and %s", self.table, picture)
+
+    def failed(self, engine: SupervisedEvaluator, error: BaseException) -> None:
+        """Give the evaluator its network back; the error goes on."""
+        self._restore(engine)
+        raise error
+
+    def _restore(self, engine: SupervisedEvaluator) -> None:
+        if self._network is not None:
+            engine.network, self._network = self._network, None
+
+    def _canonical(self, config: SubnetConfig) -> SubnetConfig:
+        return self.supernet.architecture.canonical(config)
+
+    def _known_rows(self) -> list[dict[str, Any]]:
+        """Rows of these weights; a table of others is moved aside."""
+        if self.table is None:
+            return []
+        rows = read_rows(self.table)
+        others = sorted({row["model"] for row in rows} - {self._model})
+        if others:
+            aside = _free(self.table.with_name(f"{self.table.stem}_{others[0][:8]}{self.table.suffix}"))
+            self.table.rename(aside)
+            logger.info("%s holds rows of other weights and is now %s", self.table, aside.name)
+        return [] if others else rows
+
+    def _keep_statistics(self, config: SubnetConfig, network: nn.Module) -> None:
+        """Share the first rank's statistics, and write them down where they are to be kept."""
+        plain = without_resolution(network)
+        if distributed.is_available() and distributed.is_initialized():
+            for buffer in plain.buffers():
+                distributed.broadcast(buffer, 0)
+        if self.statistics is not None and _rank() == 0:
+            known = read_statistics(self.statistics, self._model)
+            known[self._canonical(config)] = {name: buffer.cpu().clone() for name, buffer in plain.named_buffers()}
+            write_statistics(known, self.statistics, self._model)
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def _of_first_rank(work: Callable[[], Any]) -> Any:
+    """Let the first rank work, and all have its result, or its ValueError."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return work()
+    outcome: list[Any] = [None]
+    if _rank() == 0:
+        try:
+            outcome = [work()]
+        except ValueError as error:
+            outcome = [error]
+    distributed.broadcast_object_list(outcome)
+    if isinstance(outcome[0], ValueError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _data(engine: SupervisedEvaluator) -> dict[str, Any]:
+    """What tells these cases from others: how many there are, and which files."""
+    dataset = getattr(engine.data_loader, "dataset", engine.data_loader)
+    files = json.dumps(getattr(dataset, "data", None), default=str)
+    return {"cases": len(dataset), "data": hashlib.sha256(files.encode()).hexdigest()[:16]}
+
+
+def _free(path: Path) -> Path:
+    """This path, or where it is taken one with a number."""
+    names = itertools.chain([path.name], (f"{path.stem}_{number}{path.suffix}" for number in itertools.count(2)))
+    return next(free for name in names if not (free := path.with_name(name)).exists())
+
+
+def _plain(value: Any) -> Any:
+    """A metric as JSON: NaN is none."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return float(value) if value is not None and value == value else None
+
+
+def _per_class(details: Tensor) -> list[float | None]:
+    return _plain(torch.nanmean(details.double(), dim=0))

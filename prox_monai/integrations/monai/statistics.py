@@ -1,0 +1,56 @@
+"""Normalisation statistics of subnets in a file: those of a supernet with BatchNorm mix all subnets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prox_monai.elastic import Supernet
+from prox_monai.space import SubnetConfig
+
+Statistics = Mapping[SubnetConfig, Mapping[str, Tensor]]
+
+
+def read_statistics(path: str | Path, model: str) -> dict[SubnetConfig, Mapping[str, Tensor]]:
+    """Return the statistics of subnets by configuration; none where there is no file, or one of other weights.
+
+    Args:
+        path: the file.
+        model: digest of the weights that they must be of.
+    """
+    if not Path(path).exists():
+        return {}
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    if stored["model"] != model:
+        return {}
+    return {SubnetConfig.from_dict(entry["config"]): entry["buffers"] for entry in stored["subnets"]}
+
+
+def write_statistics(statistics: Statistics, path: str | Path, model: str) -> None:
+    """Write the statistics of subnets; the file appears when it is complete.
+
+    Args:
+        statistics: buffers by name, by configuration.
+        path: the file; its folder is made.
+        model: digest of the weights that they are of.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    subnets = [{"config": config.to_dict(), "buffers": dict(buffers)} for config, buffers in statistics.items()]
+    partial = path.with_name(f"{path.name}.partial")
+    torch.save({"model": model, "subnets": subnets}, partial)
+    partial.replace(path)
+
+
+def digest(supernet: Supernet) -> str:
+    """Return what identifies the weights of a supernet: its space, parameters and buffers."""
+    code = hashlib.sha256(json.dumps(supernet.space.to_dict(), sort_keys=True).encode())
+    for name, tensor in (*supernet.named_parameters(), *supernet.named_buffers()):
+        code.update(name.encode())
+        code.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return code.hexdigest()

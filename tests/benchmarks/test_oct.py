@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("monai", reason='needs pip install "prox-monai[monai]"')
+
+import oct as benchmark
+from comparison.oct_summary import method_row
+
+from prox_monai.data.synthetic_classes import write_synthetic_classes
+from prox_monai.evaluation.subnets import read_rows
+
+TINY = {
+    "size": [16, 16],
+    "architecture::channels": [8, 8, 8, 8, 8],
+    "architecture::strides": [2, 1, 1, 1, 1],
+    "architecture::stem": 8,
+    "architecture::first": 8,
+    "architecture::head": 16,
+    "space::depth": [1, 2],
+    "space::width": [3, 4],
+    "space::kernel": [3, 5],
+    "space::resolution": [0.5, 1.0],
+    "iterations_per_epoch": 1,
+    "batch_size": 4,
+    "calibration::count": 4,
+}
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*_target_:UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> SimpleNamespace:
+    """Two methods and two folds, and the arguments that go on with them."""
+    folder = tmp_path_factory.mktemp("oct")
+    data = write_synthetic_classes(folder / "data", patients=10, images_per_patient=1, size=(32, 36))
+    (folder / "tiny.json").write_text(json.dumps(TINY))
+    arguments = ["--data", str(data), "--config", str(folder / "tiny.json"), "--output", str(folder / "out")]
+    arguments += ["--subnets", "3", "--epochs", "6"]
+    methods = ["--methods", "plus", "progressive_shrinking", "--folds", "0", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "RESULTS", folder / "results")
+        code = benchmark.main([*arguments, *methods])
+    return SimpleNamespace(
+        folder=folder, output=folder / "out" / "oct", arguments=arguments, methods=methods, code=code
+    )
+
+
+@pytest.fixture(autouse=True)
+def own_results(finished, monkeypatch):
+    monkeypatch.setattr(benchmark, "RESULTS", finished.folder / "results")
+
+
+def results(finished) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(finished.output.glob("*/fold*/result.json"))]
+
+
+def test_units_are_evaluated_on_all_unseen_images(finished):
+    assert finished.code == 0
+    units = results(finished)
+    assert [(unit["method"], unit["fold"]) for unit in units] == [
+        (method, fold) for method in ("plus", "progressive_shrinking") for fold in (0, 1)
+    ]
+    for method in ("plus", "progressive_shrinking"):
+        cases = [image["case"] for unit in units if unit["method"] == method for image in unit["largest"]]
+        assert len(cases) == len(set(cases)) == 16
+    for unit in units:
+        assert unit["train_seconds"] > 0
+        assert set(unit["named"]) == {"smallest", "middle", "largest"}
+        assert [row[0] for row in unit["subnets"]] == [row[0] for row in units[0]["subnets"]]
+        assert len(unit["subnets"]) == 3
+
+
+def test_predictions_are_those_of_the_table(finished):
+    """The balanced accuracy of the largest, made anew from its predictions."""
+    for unit in results(finished):
+        shares = []
+        for label in range(4):
+            rows = [image["probabilities"] for image in unit["largest"] if image["label"] == label]
+            shares.append(sum(row.index(max(row)) == label for row in rows) / len(rows))
+        assert sum(shares) / 4 == pytest.approx(unit["named"]["largest"])
+
+
+def test_summary_and_picture(finished):
+    summary = json.loads((finished.folder / "results" / "oct.json").read_text())
+    assert (finished.folder / "results" / "oct.png").read_bytes().startswith(b"\x89PNG")
+    assert (summary["epochs"], summary["images"], len(summary["units"])) == (6, 16, 4)
+    for method, row in summary["methods"].items():
+        units = [unit for unit in results(finished) if unit["method"] == method]
+        assert row["folds"] == [0, 1]
+        assert row["train_seconds"] == pytest.approx(math.fsum(unit["train_seconds"] for unit in units) / 2)
+        pooled = row["largest_pooled"]
+        assert pooled["low"] <= pooled["balanced_accuracy"] <= pooled["high"]
+        assert row["random"]["subnets"] == 3
+    assert summary["methods"]["progressive_shrinking"]["train_seconds_ratio"] == 1
+    assert set(summary["latency_buckets"]["mean_balanced_accuracy"]) == set(summary["methods"])
+
+
+def test_a_subnet_counts_once_however_many_folds(finished):
+    units = results(finished)
+    row = method_row("plus", units)
+    scores = [[score for *_, score in unit["subnets"]] for unit in units if unit["method"] == "plus"]
+    means = [sum(pair) / 2 for pair in zip(*scores, strict=True)]
+    assert row["random"]["mean"] == pytest.approx(sum(means) / 3)
+    assert (row["random"]["min"], row["random"]["max"]) == pytest.approx((min(means), max(means)))
+
+
+def test_the_table_is_printed_and_nothing_is_done_again(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.output.rglob("*") if path.is_file()}
+    assert benchmark.main([*finished.arguments, *finished.methods]) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished.output.rglob("*") if path.is_file()} == before
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["method", "folds", "minutes"]
+    assert [line.split()[:2] for line in lines[1:]] == [["plus", "2"], ["progressive_shrinking", "2"]]
+
+
+def test_an_evaluation_that_was_broken_off_goes_on(finished, monkeypatch):
+    unit = finished.output / "plus" / "fold0"
+    before, table = json.loads((unit / "result.json").read_text()), unit / "eval" / "subnets.jsonl"
+    (unit / "result.json").unlink()
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(lines[:-2]))
+    assert benchmark.main([*finished.arguments, *finished.methods]) == 0
+    assert table.read_text().splitlines(keepends=True)[:-2] == lines[:-2]
+    assert len(read_rows(table)) == len(lines)
+    after = json.loads((unit / "result.json").read_text())
+    assert after["train_seconds"] == before["train_seconds"]
+    assert after["named"] == before["named"]
+
+
+def test_published_results_give_way_only_to_as_many(finished, monkeypatch):
+    monkeypatch.setattr(benchmark, "RESULTS", finished.folder / "more")
+    published = finished.folder / "more" / "oct.json"
+    published.parent.mkdir()
+    published.write_text(json.dumps({"units": [{}] * 5}))
+    assert benchmark.main([*finished.arguments, *finished.methods]) == 0
+    assert json.loads(published.read_text()) == {"units": [{}] * 5}
+    assert len(json.loads((finished.output / "oct.json").read_text())["units"]) == 4
+
+
+def refused(finished, arguments: list[str], capsys) -> str:
+    assert benchmark.main([*finished.arguments, *finished.methods, *arguments]) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "/missing"], "dataset_dir must be a folder that holds the folders CNV, DME, DRUSEN, NORMAL"),
+        (["--folds", "5"], "fold must be 0 to 4, not 5"),
+        (["--epochs", "7"], "was begun with other settings: epochs. What is there is kept; give another --output"),
+        (["--subnets", "4"], "was begun with other settings: subnets."),
+    ],
+)
+def test_bad_input(finished, capsys, arguments, message):
+    assert message in refused(finished, arguments, capsys)
+
+
+def test_unknown_methods(finished, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main([*finished.arguments, "--methods", "shrinking"])
+    assert "invalid choice: 'shrinking'" in capsys.readouterr().err
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--help"])
+    assert "python benchmarks/oct.py --data DIR --methods plus --folds 0 1" in capsys.readouterr().out

@@ -1,0 +1,113 @@
+"""A subnet of a trained bundle as a bundle of its own, run where this package cannot be imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+if any(find_spec(name) is None for name in ("monai", "ignite", "fire", "tensorboard")):
+    pytest.skip('needs MONAI and what its bundles need: pip install "prox-monai[monai]"', allow_module_level=True)
+
+from prox_monai.cli import main
+from prox_monai.integrations.monai.export import export_bundle
+from prox_monai.plugin_files import copy_bundle
+
+WITHOUT_PLUGIN = """
+import sys
+sys.modules["prox_monai"] = None
+from monai.bundle import run
+device = "$torch.device('cpu')"
+run(config_file="configs/inference.json", dataset_dir=sys.argv[1], output_dir=sys.argv[2], device=device)
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(trained_hippocampus, tmp_path_factory) -> Path:
+    """The bundle as somebody has it who made its network small and trained it."""
+    folder = copy_bundle(trained_hippocampus.folder.name, tmp_path_factory.mktemp("own") / "bundle")
+    for name, keys in (("inference.json", ("patch", "architecture", "space")), ("metadata.json", ())):
+        path = folder / "configs" / name
+        content = json.loads(path.read_text())
+        for key, value in trained_hippocampus.override.items():
+            first, *rest = key.split("::")
+            if first in keys:
+                (content[first].update({rest[0]: value}) if rest else content.update({first: value}))
+        if name == "metadata.json":
+            for side in ("inputs", "outputs"):
+                for item in content["network_data_format"][side].values():
+                    item["spatial_shape"] = trained_hippocampus.override["patch"]
+        path.write_text(json.dumps(content))
+    (folder / "models").symlink_to(trained_hippocampus.override["ckpt_dir"])
+    return folder
+
+
+def label_maps(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: np.asarray(nib.load(path).dataobj) for path in sorted(folder.glob("*.nii.gz"))}
+
+
+@pytest.mark.parametrize(("subnet", "form"), [("d2-w1-k5-r1", "model.pt"), ("smallest", "model.ts")])
+def test_it_predicts_the_same_without_this_package(bundle, trained_hippocampus, tmp_path, subnet, form):
+    if form == "model.pt":
+        pytest.importorskip("dynamic_network_architectures", reason='needs pip install "prox-monai[nnunet]"')
+    images = Path(trained_hippocampus.override["dataset_dir"], "imagesTr")
+    config = export_bundle(bundle, tmp_path / "plain", subnet=subnet)
+    assert [path.name for path in (tmp_path / "plain" / "models").iterdir()] == [form]
+    metadata = json.loads((tmp_path / "plain" / "configs" / "metadata.json").read_text())
+    assert metadata["subnet"] == config.to_dict()
+    assert "prox-monai" not in metadata["required_packages_version"]
+    assert "prox_monai" not in (tmp_path / "plain" / "configs" / "inference.json").read_text()
+    command = [sys.executable, "-c", WITHOUT_PLUGIN, str(images), str(tmp_path / "predicted")]
+    done = subprocess.run(command, cwd=tmp_path / "plain", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    trained_hippocampus.run(
+        "infer", "inference.json", dataset_dir=str(images), output_dir=str(tmp_path / "own"), subnet=subnet
+    )
+    ours, plain = label_maps(tmp_path / "own"), label_maps(tmp_path / "predicted")
+    assert ours.keys() == plain.keys()
+    assert len(ours) == 4
+    assert all(np.array_equal(ours[name], plain[name]) for name in ours)
+
+
+def test_the_command_takes_the_best_subnet_within_a_budget(bundle, tmp_path, capsys):
+    pytest.importorskip("dynamic_network_architectures", reason='needs pip install "prox-monai[nnunet]"')
+    options = ["export", "bundle", str(bundle), "--output", str(tmp_path / "plain")]
+    assert main([*options, "--max-latency-ms", "1e6"]) == 0
+    rows = [json.loads(line) for line in (bundle / "models" / "subnets.jsonl").read_text().splitlines()]
+    assert max(rows, key=lambda row: row["score"])["key"] in capsys.readouterr().out
+    assert main([*options, "--subnet", "largest"]) == 2
+    assert "plain exists and is not overwritten" in capsys.readouterr().err
+
+
+def test_bad_input(bundle, tmp_path):
+    for options, message in (
+        ({"subnet": "d9"}, "there is no subnet 'd9'"),
+        ({"max_latency_ms": 1e-6}, r"no known subnet has a latency <= 1e-06 ms; the fastest"),
+        ({"ckpt_dir": tmp_path}, "model.pt does not exist; train first"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export_bundle(bundle, tmp_path / "plain", **options)
+    with pytest.raises(ValueError, match="bundle_root must be the folder of the bundle"):
+        export_bundle(tmp_path, tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+
+
+def test_a_network_that_came_out_differently_is_not_left_behind(bundle, tmp_path, monkeypatch):
+    pytest.importorskip("dynamic_network_architectures", reason='needs pip install "prox-monai[nnunet]"')
+    from prox_monai.integrations.monai import export
+
+    def disturbed(network):
+        return {name: tensor + 0.01 * torch.rand_like(tensor) for name, tensor in right(network).items()}
+
+    right = export.stock_state
+    monkeypatch.setattr(export, "stock_state", disturbed)
+    with pytest.raises(RuntimeError, match="the exported network differs by .* in its logits"):
+        export_bundle(bundle, tmp_path / "plain", subnet="d2-w1-k5-r1")
+    assert not (tmp_path / "plain").exists()
