@@ -120,6 +120,7 @@ def _export_bundle(arguments: argparse.Namespace) -> int:
         subnet=arguments.subnet,
         max_latency_ms=arguments.max_latency_ms,
         ckpt_dir=arguments.ckpt_dir,
+        configs=arguments.config,
     )
     print(f"{config} is in {arguments.output}, a bundle that needs no prox-monai:")
     print(f"  cd {shlex.quote(arguments.output)} && python -m monai.bundle run --config_file configs/inference.json")
@@ -132,6 +133,8 @@ def _export_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     chosen.add_argument("--subnet", default="largest", metavar="NAME", help=f"{_SUBNET}; default: %(default)s")
     chosen.add_argument("--max-latency-ms", type=float, metavar="MS", help="the best subnet known within this budget")
     parser.add_argument("--ckpt-dir", metavar="FOLDER", help="of the trained model, default: models of the bundle")
+    help = "configuration files that the training had beside train.json, such as configs/quick.json"
+    parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help=help)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="new folder, or an empty one")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,10 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from prox_monai.data import write_synthetic_decathlon
+from prox_monai.data.synthetic_classes import write_synthetic_classes
 
+NETWORK = ("patch", "architecture", "space")
 BUNDLES = Path(__file__).parents[2] / "bundles"
 
 
@@ -24,6 +29,11 @@ class Bundle:
     @property
     def model(self) -> Path:
         return Path(self.override["ckpt_dir"], "model.pt")
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What inference must be told of the tiny network."""
+        return {key: value for key, value in self.override.items() if key.split("::")[0] in NETWORK}
 
     def files(self, *names: str) -> list[str]:
         """Paths of configurations."""
@@ -133,11 +143,63 @@ def _hippocampus(data: Path, folder: Path) -> Bundle:
     return Bundle(root, override)
 
 
+BRATS_TINY = {
+    "patch": [16, 16, 16],
+    "architecture::channels": [4, 8],
+    "architecture::strides": [[1, 1, 1], [2, 2, 2]],
+    "space::sections": 3,
+    "space::groups": "$unet_groups(2)",
+    "space::width": [0.5, 1],
+    "space::resolution": [0.5, 1],
+}
+
+
+def tumour(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Four channels and labels: a shell of edema around a core, half of which enhances."""
+    grid = np.stack(np.meshgrid(*(np.arange(20.0),) * 3, indexing="ij"))
+    radius = np.sqrt(((grid - rng.uniform(8, 12, size=(3, 1, 1, 1))) ** 2).sum(0))
+    label = np.where(radius < 7, 1, 0)
+    label[radius < 5] = 2
+    label[(radius < 5) & (grid[0] > 10)] = 3
+    image = rng.normal(10, 1, size=(20, 20, 20, 4)) + label[..., None] * np.array([4.0, -3.0, 5.0, 2.0])
+    return image.astype(np.float32), label.astype(np.uint8)
+
+
 @pytest.fixture(scope="session")
-def bundle_of() -> Callable[[str, Mapping[str, Any]], Bundle]:
-    """Makes the tiny version of any shipped bundle."""
+def tumours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tumours") / "Task98_Tumours"
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    training = []
+    for case in range(2):
+        image, label = tumour(np.random.default_rng(case))
+        for name, volume in (("imagesTr", image), ("labelsTr", label)):
+            nib.save(nib.Nifti1Image(volume, np.eye(4)), folder / name / f"case_{case}.nii.gz")
+        training.append({"image": f"imagesTr/case_{case}.nii.gz", "label": f"labelsTr/case_{case}.nii.gz"})
+    channels = {str(number): name for number, name in enumerate(("FLAIR", "T1w", "T1gd", "T2w"))}
+    labels = {"0": "background", "1": "edema", "2": "non-enhancing tumour", "3": "enhancing tumour"}
+    description = {"name": "Tumours", "modality": channels, "labels": labels, "training": training}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
 
-    def make(name: str, override: Mapping[str, Any]) -> Bundle:
-        return Bundle(BUNDLES / name, {"bundle_root": str(BUNDLES / name), **override})
 
-    return make
+@pytest.fixture(scope="session")
+def trained_brats(tumours: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Trained through all phases; tests do not write into its folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    override = {
+        **BRATS_TINY,
+        "ckpt_dir": str(folder / "models"),
+        "output_dir": str(folder / "eval"),
+        "dataset_dir": str(tumours),
+        "fold": "all",
+        "epochs": [1, 1, 1, 1, 6, 1],
+        "iterations_per_epoch": 4,
+        "val_interval": 11,
+        "num_workers": 0,
+        "cache_rate": 1.0,
+    }
+    root = BUNDLES / "brats_mri_prox_segmentation"
+    bundle = Bundle(root, {"bundle_root": str(root), **override})
+    bundle.run("train", "train.json")
+    return bundle

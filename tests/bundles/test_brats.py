@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,68 +15,21 @@ import pytest
 if any(find_spec(name) is None for name in ("monai", "ignite", "fire", "tensorboard")):
     pytest.skip('needs MONAI and what its bundles need: pip install "prox-monai[monai]"', allow_module_level=True)
 
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, onnx_export
 
 from prox_monai.evaluation.subnets import read_rows
 
-TINY = {
-    "patch": [16, 16, 16],
-    "architecture::channels": [4, 8],
-    "architecture::strides": [[1, 1, 1], [2, 2, 2]],
-    "space::sections": 3,
-    "space::groups": "$unet_groups(2)",
-    "space::width": [0.5, 1],
-    "space::resolution": [0.5, 1],
-}
-
-
-def tumour(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Four channels and labels: a shell of edema around a core, half of which enhances."""
-    grid = np.stack(np.meshgrid(*(np.arange(20.0),) * 3, indexing="ij"))
-    radius = np.sqrt(((grid - rng.uniform(8, 12, size=(3, 1, 1, 1))) ** 2).sum(0))
-    label = np.where(radius < 7, 1, 0)
-    label[radius < 5] = 2
-    label[(radius < 5) & (grid[0] > 10)] = 3
-    image = rng.normal(10, 1, size=(20, 20, 20, 4)) + label[..., None] * np.array([4.0, -3.0, 5.0, 2.0])
-    return image.astype(np.float32), label.astype(np.uint8)
+BUNDLES = Path(__file__).parents[2] / "bundles"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tumours") / "Task98_Tumours"
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True)
-    training = []
-    for case in range(2):
-        image, label = tumour(np.random.default_rng(case))
-        for name, volume in (("imagesTr", image), ("labelsTr", label)):
-            nib.save(nib.Nifti1Image(volume, np.eye(4)), folder / name / f"case_{case}.nii.gz")
-        training.append({"image": f"imagesTr/case_{case}.nii.gz", "label": f"labelsTr/case_{case}.nii.gz"})
-    channels = {str(number): name for number, name in enumerate(("FLAIR", "T1w", "T1gd", "T2w"))}
-    labels = {"0": "background", "1": "edema", "2": "non-enhancing tumour", "3": "enhancing tumour"}
-    description = {"name": "Tumours", "modality": channels, "labels": labels, "training": training}
-    (folder / "dataset.json").write_text(json.dumps(description))
-    return folder
+def data(tumours):
+    return tumours
 
 
 @pytest.fixture(scope="module")
-def trained(data, tmp_path_factory, bundle_of):
-    folder = tmp_path_factory.mktemp("trained")
-    override = {
-        **TINY,
-        "ckpt_dir": str(folder / "models"),
-        "output_dir": str(folder / "eval"),
-        "dataset_dir": str(data),
-        "fold": "all",
-        "epochs": [1, 1, 1, 1, 6, 1],
-        "iterations_per_epoch": 4,
-        "val_interval": 11,
-        "num_workers": 0,
-        "cache_rate": 1.0,
-    }
-    bundle = bundle_of("brats_mri_prox_segmentation", override)
-    bundle.run("train", "train.json")
-    return bundle
+def trained(trained_brats):
+    return trained_brats
 
 
 def test_evaluation_has_a_dice_per_region(trained, tmp_path):
@@ -124,6 +79,40 @@ def test_train_and_inference_agree(trained):
     assert image["num_channels"] == train["architecture"]["in_channels"]
     assert all(axis == "16*n" for axis in image["spatial_shape"])
     assert all(axis % 16 == 0 for axis in train["patch"])
+
+
+def test_what_the_segmentation_bundles_share():
+    """Evaluation, search and several processes are the same in both."""
+    folders = [BUNDLES / f"{name}_mri_prox_segmentation" / "configs" for name in ("hippocampus", "brats")]
+    for name in ("evaluate.json", "search.json", "multi_gpu_train.json", "logging.conf"):
+        assert len({(folder / name).read_text() for folder in folders}) == 1
+
+
+def test_a_wrong_label_is_found_before_training_also_without_a_cache(trained, data, refusal, tmp_path):
+    shutil.copytree(data, tmp_path / "Task98_Tumours")
+    path = sorted((tmp_path / "Task98_Tumours" / "labelsTr").iterdir())[0]
+    label = np.asarray(nib.load(path).dataobj).copy()
+    label[0, 0, 0] = 4
+    nib.save(nib.Nifti1Image(label, np.eye(4)), path)
+    other = {"dataset_dir": str(tmp_path / "Task98_Tumours"), "ckpt_dir": str(tmp_path / "models"), "cache_rate": 0.0}
+    assert "has the label 4, not 0 to 3" in refusal(lambda: trained.begin("train", "train.json", **other))
+
+
+def test_it_exports_to_onnx(trained, tmp_path):
+    pytest.importorskip("onnx", reason='needs pip install "prox-monai[export]"')
+    pytest.importorskip("onnxscript", reason='needs pip install "prox-monai[export]"')
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's exporter
+        onnx_export(
+            net_id="network_def",
+            filepath=str(tmp_path / "model.onnx"),
+            ckpt_file=str(trained.model),
+            meta_file=trained.files("metadata.json")[0],
+            config_file=trained.files("inference.json"),
+            input_shape=[1, 4, 16, 16, 16],
+            **trained.network,
+        )
+    assert (tmp_path / "model.onnx").stat().st_size > 0
 
 
 def test_bad_input(trained, data, refusal, tmp_path):

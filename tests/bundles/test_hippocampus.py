@@ -54,15 +54,14 @@ def test_training_goes_through_all_phases(trained_hippocampus):
     assert list(Path(trained_hippocampus.override["output_dir"], "tensorboard").iterdir())
 
 
-def test_evaluation_writes_metrics_of_the_reporting_half(trained_hippocampus, tmp_path):
+def test_evaluation_is_of_the_reporting_half(trained_hippocampus, tmp_path):
     workflow = trained_hippocampus.run("train", "train.json", "evaluate.json", output_dir=str(tmp_path))
     rows = read_rows(tmp_path / "subnets.jsonl")
     assert [row["name"] for row in rows] == ["smallest", "middle", "largest"]
-    reported = [item["case"] for item in workflow.parser.get_parsed_content("split")["reporting"]]
-    raw = (tmp_path / "val_mean_dice_raw.csv").read_text().splitlines()
-    assert len(reported) == rows[0]["cases"] == 1
-    assert [Path(line.split(",")[0]).name for line in raw[1:]] == [f"{case}.nii.gz" for case in reported]
-    assert (tmp_path / "metrics.csv").is_file()
+    split = workflow.parser.get_parsed_content("split")
+    assert rows[0]["cases"] == len(split["reporting"]) == 1
+    data = workflow.parser.get_parsed_content("validate::dataset").data
+    assert [item["case"] for item in data] == [item["case"] for item in split["reporting"]]
     assert (tmp_path / "subnets.png").is_file()
 
 

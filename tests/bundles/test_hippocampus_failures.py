@@ -110,9 +110,26 @@ def test_a_training_that_is_there(hippocampus, refusal):
     training.mkdir(parents=True)
     (training / "checkpoint_epoch=3.pt").write_text("")
     text = refusal(lambda: hippocampus.begin(*TRAIN))
-    assert "holds a training already (training): go on with --resume true, begin anew with --overwrite true" in text
+    assert "holds a training already (checkpoint_epoch=3.pt): go on with --resume true, begin anew with" in text
     assert "give one" in refusal(lambda: hippocampus.begin(*TRAIN, resume=True, overwrite=True))
     assert (training / "checkpoint_epoch=3.pt").exists()
+
+
+def test_a_wrong_setting_leaves_the_old_training_alone(hippocampus, refusal):
+    """Also with leave to overwrite it."""
+    training = Path(hippocampus.override["ckpt_dir"], "training")
+    training.mkdir(parents=True)
+    (training / "checkpoint_epoch=3.pt").write_text("")
+    for wrong in ({"dataset_dir": "/nowhere"}, {"epochs": 2}, {"fold": 9}):
+        refusal(lambda wrong=wrong: hippocampus.begin(*TRAIN, overwrite=True, **wrong))
+        assert (training / "checkpoint_epoch=3.pt").exists()
+
+
+def test_cases_of_another_fold_are_not_unseen(trained_hippocampus, refusal):
+    for names in (EVALUATE, SEARCH):
+        assert "fold is 1, but the model" in refusal(lambda names=names: trained_hippocampus.begin(*names, fold=1))
+    text = refusal(lambda: trained_hippocampus.begin(*INFER, patch=[32, 32, 32]))
+    assert "patch is [32, 32, 32], but the model" in text
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ _NEEDED = {
     "nibabel": "nibabel",
     "sklearn": "scikit-learn",
     "matplotlib": "matplotlib",
+    "tensorboard": "tensorboard",
 }
 _missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
 if _missing:
@@ -38,6 +39,7 @@ from prox_monai.integrations.monai.datalists import (  # noqa: E402
 from prox_monai.integrations.monai.handler import ExpansionHandler  # noqa: E402
 from prox_monai.integrations.monai.network import SubnetInferer, SubnetNetwork  # noqa: E402
 from prox_monai.integrations.monai.predictions import ClassPredictionSaver  # noqa: E402
+from prox_monai.integrations.monai.ranks import of_first_rank  # noqa: E402
 from prox_monai.integrations.monai.repeatable import EpochSampler, EpochSeedHandler  # noqa: E402
 from prox_monai.integrations.monai.sampling import SubnetSamplingHandler  # noqa: E402
 from prox_monai.integrations.monai.transforms import CheckChannelsd, CheckLabelsd, RegionsToLabelsd  # noqa: E402
@@ -65,4 +67,5 @@ __all__ = [
     "grey_images_of",
     "images_of",
     "latest_checkpoint",
+    "of_first_rank",
 ]

@@ -1,12 +1,16 @@
-"""What a bundle checks before long work starts."""
+"""What a bundle looks up and checks before long work starts."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 FINAL = "model.pt"
+ABOUT = "about.json"
 _EPOCH = re.compile(r"checkpoint_epoch=(\d+)\.pt")
 
 
@@ -23,40 +27,69 @@ def check_bundle_root(bundle_root: str | Path) -> None:
         )
 
 
-def check_unfinished(ckpt_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
-    """Check that a training overwrites nothing that it was not told to.
+def check_unfinished(
+    ckpt_dir: str | Path, *, resume: bool, overwrite: bool, about: Mapping[str, Any] | None = None
+) -> None:
+    """Check that a training overwrites nothing that it was not told to, and write down what it is of.
 
     Args:
         ckpt_dir: folder of the model; that of a training's checkpoints is ``training`` in it.
         resume: go on with the training there.
-        overwrite: begin anew; checkpoints of the old training are removed.
+        overwrite: begin anew; the model and the checkpoints of the old training are removed.
+        about: what later runs must agree with, as JSON values: fold, size of the patch, architecture.
 
     Raises:
-        ValueError: When there is a training and neither was asked for, or both, or there is none to go on with.
+        ValueError: When there is a training and neither was asked for, or both, or there is none to go on with, or it
+            is about something else.
     """
     folder = Path(ckpt_dir)
-    there = [path.name for path in (folder / "training", folder / FINAL) if path.exists()]
+    there = [path.name for path in (*folder.glob("training/checkpoint_epoch=*.pt"), folder / FINAL) if path.exists()]
     if resume and overwrite:
         raise ValueError("resume and overwrite were both given; give one.")
     if resume:
         latest_checkpoint(folder / "training")
-    elif overwrite:
-        shutil.rmtree(folder / "training", ignore_errors=True)
-    elif there:
+        check_about(folder, about or {})
+        return
+    if there and not overwrite:
         raise ValueError(
             f"{folder} holds a training already ({', '.join(there)}): go on with --resume true, begin anew with "
             f"--overwrite true, or give another --ckpt_dir."
         )
+    shutil.rmtree(folder / "training", ignore_errors=True)
+    (folder / FINAL).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ABOUT).write_text(json.dumps(about or {}, indent=1), encoding="utf-8")
 
 
-def check_trained(ckpt_dir: str | Path) -> None:
-    """Check that there is a trained model.
+def check_trained(ckpt_dir: str | Path, about: Mapping[str, Any] | None = None) -> None:
+    """Check that there is a trained model, and that it is about the same.
+
+    Args:
+        ckpt_dir: folder of the model.
+        about: what must agree with its training.
 
     Raises:
-        ValueError: When there is none.
+        ValueError: When there is none, or something differs.
     """
     if not Path(ckpt_dir, FINAL).is_file():
         raise ValueError(f"{Path(ckpt_dir, FINAL)} does not exist; train first, or give --ckpt_dir.")
+    check_about(ckpt_dir, about or {})
+
+
+def check_about(ckpt_dir: str | Path, about: Mapping[str, Any]) -> None:
+    """Check that a run agrees with the training whose model it uses; a model that came alone says nothing.
+
+    Raises:
+        ValueError: When something differs: another fold would call training cases unseen.
+    """
+    path = Path(ckpt_dir, ABOUT)
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name, given in about.items():
+        if name in stored and stored[name] != json.loads(json.dumps(given)):
+            raise ValueError(
+                f"{name} is {given}, but the model in {ckpt_dir} was trained with {stored[name]}: give the options and "
+                f"the configuration files that its training had."
+            )
 
 
 def latest_checkpoint(folder: str | Path) -> str:

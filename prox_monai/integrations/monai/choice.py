@@ -21,9 +21,11 @@ class SubnetChoice:
 
     Args:
         subnets: names or aliases (``smallest``, ``middle``, ``largest``), one or several.
-        per_bucket: random subnets per latency bucket, beside ``subnets``.
+        per_bucket: random subnets per latency bucket, beside ``subnets``: ``per_bucket * buckets`` are drawn uniformly,
+            and their latencies cut into buckets of equal size (ProX, figure 4).
         buckets: number of latency buckets.
-        max_latency_ms: run the best subnet known within this budget instead of all others, in milliseconds.
+        max_latency_ms: run the best subnet known within this budget instead of all others, in milliseconds; 0 or None:
+            no budget.
         seed: of the random subnets.
 
     Raises:
@@ -40,7 +42,7 @@ class SubnetChoice:
         for name, least in (("per_bucket", 0), ("buckets", 1)):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
                 raise ValueError(f"{name} must be an integer >= {least}, got {getattr(self, name)!r}.")
-        if self.max_latency_ms is not None and self.per_bucket:
+        if self.max_latency_ms and self.per_bucket:
             raise ValueError(
                 f"max_latency_ms runs one subnet, per_bucket samples many: give one, got {self.max_latency_ms} and "
                 f"{self.per_bucket}."
@@ -56,7 +58,7 @@ class SubnetChoice:
         Raises:
             ValueError: When there is no subnet of a name, or none within the budget.
         """
-        if self.max_latency_ms is not None:
+        if self.max_latency_ms:
             row = best_within(rows, self.max_latency_ms)
             return [(row["name"], SubnetConfig.from_dict(row["config"]))]
         names = [self.subnets] if isinstance(self.subnets, str) else self.subnets
@@ -84,7 +86,7 @@ class LargestOfPhase:
 def best_within(rows: Rows, max_latency_ms: float) -> Mapping[str, Any]:
     """Return the row of the best score among those within a latency budget.
 
-    Scores of other cases or another metric cannot be compared: those of the last row count.
+    Scores of other cases and latencies of other machines cannot be compared: rows like the last one count.
 
     Args:
         rows: as a :class:`~prox_monai.integrations.monai.SubnetSamplingHandler` writes them.
@@ -99,7 +101,7 @@ def best_within(rows: Rows, max_latency_ms: float) -> Mapping[str, Any]:
             f"no subnet is known yet, so none can be chosen by max_latency_ms {max_latency_ms:g}; evaluate some first "
             f"(configs/search.json of a bundle does)."
         )
-    about = [(row.get("metric"), row.get("data")) for row in scored]
+    about = [[row.get(name) for name in ("metric", "data", "input_shape", "machine")] for row in scored]
     scored = [row for row, kind in zip(scored, about, strict=True) if kind == about[-1]]
     within = [row for row in scored if row["latency_ms"] <= max_latency_ms]
     if not within:

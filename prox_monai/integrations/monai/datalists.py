@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 from sklearn.model_selection import KFold
 
 from prox_monai.data import DecathlonDataset, check_decathlon, download_decathlon, read_decathlon
 from prox_monai.data.class_folders import SUFFIXES, LabelledImage, check_class_folders, read_class_folders
 from prox_monai.data.patient_split import grouped_folds, halves
+from prox_monai.data.problems import raise_for_problems
 from prox_monai.evaluation.subnets import split_cases
 
 _NNUNET_SEED = 12345
@@ -35,7 +39,7 @@ def decathlon_split(
 
     The folds are nnU-Net's for the same case names. The unseen cases of a fold are halved by name: what is chosen is
     chosen on the tuning half, what is reported is measured on the reporting half. Everything is checked before: files,
-    shapes, channels, number of labels.
+    shapes, channels, labels with every value.
 
     Args:
         dataset_dir: the folder, with its ``dataset.json``.
@@ -55,6 +59,8 @@ def decathlon_split(
     """
     folder = Path(dataset_dir)
     if not folder.exists() and download:
+        if folder.name != download:
+            raise ValueError(f"dataset_dir must be a folder called {download} to be downloaded, got {folder}.")
         folder = download_decathlon(download, folder.parent)
     if not folder.is_dir():
         raise ValueError(
@@ -64,6 +70,7 @@ def decathlon_split(
     dataset = read_decathlon(folder)
     check_decathlon(dataset)
     _check_task(dataset, channels, labels)
+    _check_values(dataset)
     items = [{"image": str(image), "label": str(label), "case": name} for name, image, label in sorted(dataset.cases)]
     if fold == "all":
         logger.warning("fold 'all': no case is unseen; what is measured says how well the training is fitted.")
@@ -166,6 +173,18 @@ def _check_task(dataset: DecathlonDataset, channels: int, labels: Sequence[str])
         raise ValueError(
             f"{dataset.folder} has labels {', '.join(dataset.labels)}; this network is for {', '.join(labels)}."
         )
+
+
+def _check_values(dataset: DecathlonDataset) -> None:
+    """Read every label map: one with a value that is not declared would end a training in its middle."""
+
+    def others(case: tuple[str, Path, Path]) -> str | None:
+        values = np.unique(np.asanyarray(nib.load(case[2]).dataobj))
+        wrong = [value for value in values.tolist() if value not in range(len(dataset.labels))]
+        return f"{case[2]} has the label {wrong[0]:g}, not 0 to {len(dataset.labels) - 1}" if wrong else None
+
+    with ThreadPoolExecutor() as pool:
+        raise_for_problems(dataset.folder, [problem for problem in pool.map(others, dataset.cases) if problem])
 
 
 def _fold(items: Items, fold: int | str, folds: int) -> tuple[Items, Items]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import torch
 from monai.bundle import ConfigParser, ckpt_export
 from torch import nn
 
+from prox_monai.data.class_folders import SUFFIXES
 from prox_monai.data.complete import complete_folder
 from prox_monai.elastic import Architecture
 from prox_monai.elastic.resolution import AtResolution
-from prox_monai.integrations.monai.bundle import FINAL, check_bundle_root, check_trained
+from prox_monai.integrations.monai.bundle import FINAL, check_about, check_bundle_root, check_trained
 from prox_monai.integrations.monai.network import SubnetNetwork
 from prox_monai.integrations.monai.stock_unet import PACKAGE, stock_definition, stock_state
 from prox_monai.networks import UNetArchitecture
@@ -27,6 +29,14 @@ from prox_monai.space import SubnetConfig
 
 TOLERANCE = 1e-4
 _PREFIX = "prox_monai.integrations.monai."
+_README = """# {subnet}
+
+A subnet of the elastic network of the bundle `{bundle}`, as a network of its own. It needs no prox_monai.
+
+    python -m monai.bundle run --config_file configs/inference.json --dataset_dir <folder of images>
+
+`configs/metadata.json` has its depth, width, kernel and resolution, and what must be installed.
+"""
 _DROPPED = ("CheckChannelsd", "CheckLabelsd")
 
 
@@ -37,6 +47,7 @@ def export_bundle(
     subnet: str = "largest",
     max_latency_ms: float | None = None,
     ckpt_dir: str | Path | None = None,
+    configs: Sequence[str | Path] = (),
 ) -> SubnetConfig:
     """Write a subnet of a trained bundle as a bundle of its own, which appears when it is complete.
 
@@ -49,13 +60,16 @@ def export_bundle(
         subnet: name or alias of the subnet.
         max_latency_ms: take the best subnet known within this budget instead, in milliseconds.
         ckpt_dir: where the trained model is, if not in ``models`` of the bundle.
+        configs: configuration files that the training had beside ``train.json``, for example ``configs/quick.json``.
 
     Returns:
         The subnet.
 
     Raises:
         FileExistsError: When the destination holds anything.
-        ValueError: When there is no trained model, no such subnet, or none within the budget.
+        ValueError: When there is no trained model, no such subnet, none within the budget, or the model was trained
+            with another patch or architecture than the configuration has.
+        ImportError: When the package of nnU-Net's network class is not installed, and needed.
         RuntimeError: When the new network's output differs.
     """
     destination = Path(destination)
@@ -64,8 +78,9 @@ def export_bundle(
     check_bundle_root(bundle)
     models = Path(ckpt_dir or Path(bundle, "models"))
     check_trained(models)
-    parser = _parser(Path(bundle), models, subnet, max_latency_ms)
+    parser = _parser(Path(bundle), models, subnet, max_latency_ms, configs)
     with _own_errors():
+        check_about(models, parser.get_parsed_content("about") if "about" in parser.config else {})
         supernet: SubnetNetwork = parser.get_parsed_content("network_def")
     state = torch.load(models / FINAL, map_location="cpu", weights_only=True)
     supernet.load_state_dict(state.get("model", state))
@@ -75,17 +90,20 @@ def export_bundle(
         (partial / "configs").mkdir(parents=True)
         (partial / "models").mkdir()
         _write_plain(parser.config, metadata, supernet, network, partial)
-        for name in ("LICENSE", "docs"):
-            source = Path(bundle, name)
-            if source.exists():
-                (shutil.copytree if source.is_dir() else shutil.copy)(source, partial / name)
+        (partial / "docs").mkdir()
+        for name in ("LICENSE", "docs/data_license.txt"):
+            shutil.copy(Path(bundle, name), partial / name)
+        cost = _README.format(bundle=Path(bundle).resolve().name, subnet=supernet.active)
+        (partial / "docs" / "README.md").write_text(cost, encoding="utf-8")
         _compare(network, partial, metadata)
     return supernet.active
 
 
-def _parser(bundle: Path, models: Path, subnet: str, max_latency_ms: float | None) -> ConfigParser:
+def _parser(
+    bundle: Path, models: Path, subnet: str, max_latency_ms: float | None, configs: Sequence[str | Path]
+) -> ConfigParser:
     parser = ConfigParser()
-    parser.read_config(bundle / "configs" / "inference.json")
+    parser.read_config([str(path) for path in (bundle / "configs" / "inference.json", *configs)])
     given = {"bundle_root": str(bundle), "ckpt_dir": str(models), "subnet": subnet, "max_latency_ms": max_latency_ms}
     for key, value in given.items():
         parser[key] = value
@@ -99,11 +117,11 @@ def _write_plain(
     """Write configuration, metadata and weights."""
     plain = _without_plugin({key: value for key, value in config.items() if key not in ("_meta_",)})
     stock = isinstance(supernet.architecture, UNetArchitecture) and not isinstance(network, AtResolution)
-    for key in ("displayable_configs", "subnet", "max_latency_ms", "architecture", "space"):
+    for key in ("displayable_configs", "subnet", "max_latency_ms", "architecture", "space", "about"):
         plain.pop(key, None)
     plain["imports"] = [line for line in plain["imports"] if "prox_monai" not in line] + ["$import glob"]
     plain |= {"bundle_root": ".", "ckpt_dir": "$@bundle_root + '/models'", "initialize": []}
-    plain["images"] = "$sorted(glob.glob(@dataset_dir + '/*'))"
+    plain["images"] = _images(str(plain["images"]))
     loader, *handlers = plain["handlers"]
     if stock:
         plain["network_def"] = stock_definition(supernet.architecture, supernet.active)
@@ -114,12 +132,19 @@ def _write_plain(
     packages = metadata["required_packages_version"]
     packages.pop("prox-monai", None)
     if stock:
-        packages[PACKAGE] = version(PACKAGE)
-    metadata |= {"subnet": supernet.active.to_dict()}
-    (folder / "configs" / "inference.json").write_text(json.dumps(plain, indent=4), encoding="utf-8")
+        packages[PACKAGE] = _installed(PACKAGE)
+    metadata["name"] = f"{metadata['name']}, subnet {supernet.active}"
+    metadata["description"] = f"The subnet {supernet.active} of an elastic network, as a network of its own"
+    metadata["subnet"] = supernet.active.to_dict()
+    for key in ("search_space", "subnets"):
+        metadata.pop(key, None)
+    text = json.dumps(plain, indent=4)
+    if "prox" in text:
+        raise RuntimeError("inference.json names something of prox_monai that a plain bundle cannot hold.")
+    (folder / "configs" / "inference.json").write_text(text, encoding="utf-8")
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4), encoding="utf-8")
     if not stock:
-        _torchscript(network, config, metadata, folder)
+        _torchscript(network, supernet.architecture, _shape(metadata, config), folder)
 
 
 def _without_plugin(value: Any) -> Any:
@@ -131,6 +156,8 @@ def _without_plugin(value: Any) -> Any:
         return value
     if _name(value) == "SubnetInferer":
         return _without_plugin(value["inferer"])
+    if _name(value) == "ClassPredictionSaver":
+        return {"_target_": "monai.data.CSVSaver", "output_dir": value["output_dir"]}
     if _name(value) == "RegionsToLabelsd":
         return {"_target_": "Lambdad", "keys": value["keys"], "func": _labels_of(value["regions"], value["labels"])}
     return {key: _without_plugin(item) for key, item in value.items()}
@@ -138,6 +165,19 @@ def _without_plugin(value: Any) -> Any:
 
 def _name(component: Mapping[str, Any]) -> str:
     return str(component.get("_target_", "")).removeprefix(_PREFIX)
+
+
+def _images(expression: str) -> str:
+    """An expression that lists the files of a folder that are such images as the bundle's own function lists."""
+    suffixes = SUFFIXES if "grey_images_of" in expression else (".nii", ".nii.gz")
+    return f"$sorted(path for path in glob.glob(@dataset_dir + '/*') if path.lower().endswith({suffixes}))"
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError as error:
+        raise ImportError(f"a plain U-Net becomes nnU-Net's network class: pip install {package}") from error
 
 
 def _labels_of(regions: list[int], labels: list[int]) -> str:
@@ -187,10 +227,12 @@ def plain_network(architecture: Architecture, config: Mapping[str, Any]) -> nn.M
     return network if subnet.resolution == 1 else AtResolution(network, architecture.stride, subnet.resolution)
 
 
-def _torchscript(network: nn.Module, config: Mapping[str, Any], metadata: Mapping[str, Any], folder: Path) -> None:
+def _torchscript(network: nn.Module, architecture: Architecture, shape: list[int], folder: Path) -> None:
     """Let MONAI trace the network and write it with metadata and configuration."""
-    subnet = {"architecture": config["architecture"], "config": metadata["subnet"]}
-    definition = {"_target_": f"{__name__}.plain_network", **subnet}
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    family = f"{type(architecture).__module__}.{type(architecture).__qualname__}"
+    rule = {"_target_": family, **dataclasses.asdict(architecture)}
+    definition = {"_target_": f"{__name__}.plain_network", "architecture": rule, "config": metadata["subnet"]}
     with tempfile.TemporaryDirectory() as temporary:
         weights, network_file = Path(temporary, "weights.pt"), Path(temporary, "network.json")
         torch.save(network.state_dict(), weights)
@@ -203,7 +245,7 @@ def _torchscript(network: nn.Module, config: Mapping[str, Any], metadata: Mappin
                 meta_file=str(folder / "configs" / "metadata.json"),
                 config_file=str(network_file),
                 use_trace=True,
-                input_shape=_shape(metadata, config),
+                input_shape=shape,
             )
 
 

@@ -29,8 +29,9 @@ class ExpansionHandler:
     """Let a ``SupervisedTrainer`` expand a supernet: its epochs are the schedule's, its iterations train subnets.
 
     The trainer takes :meth:`update` as its ``iteration_update``: it makes the same pieces and events of an iteration as
-    MONAI's own, for each subnet of a step (one, or several in a polishing phase) on the same batch, before one step of
-    the optimizer. So handlers of losses, checkpoints and learning rates work as usual::
+    MONAI's own: a forward and a backward pass for each subnet of a step (one, or several in a polishing phase) on the
+    same batch, then one step of the optimizer; the events of loss and backward pass follow the last. So handlers of
+    losses, checkpoints and learning rates work as usual::
 
         expansion = ExpansionHandler(training, learning_rate=3e-3)
         trainer = SupervisedTrainer(
@@ -92,7 +93,8 @@ class ExpansionHandler:
         """Check that trainer and training fit, and go on where a loaded state ended.
 
         Raises:
-            ValueError: When the trainer is of another network, or has more epochs than the schedule.
+            ValueError: When the trainer is of another network, has more epochs than the schedule, or an option that
+                an ``iteration_update`` leaves without effect.
         """
         if _bare(engine.network) is not self.training.supernet:
             raise ValueError("network must be the supernet of the training that is expanded, got another one.")
@@ -103,6 +105,9 @@ class ExpansionHandler:
         if engine.state.epoch < self._epochs:
             engine.state.epoch = self._epochs
             engine.state.iteration = self._epochs * engine.state.epoch_length
+        for option, given in (("accumulation_steps", engine.accumulation_steps != 1), ("compile", engine.compile)):
+            if given:
+                raise ValueError(f"{option} of the trainer is not used in expansion: leave it at its default.")
         total, wanted = self.training.schedule.total_epochs, engine.state.max_epochs
         if wanted > total:
             raise ValueError(f"max_epochs must be at most {total}, the length of the schedule, got {wanted}.")

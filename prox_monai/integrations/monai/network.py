@@ -110,10 +110,10 @@ class SubnetNetwork(Supernet):
         """The subnet of a name; one that only the table knows, as ``middle``, is that of its row."""
         try:
             return self.space.parse(name)
-        except ValueError:
+        except ValueError as error:
             rows = [row for row in self._known() if name in (row["name"], row["key"])]
             if not rows:
-                raise
+                raise ValueError(f"{error} Others, as middle, are known once they were searched.") from error
             return SubnetConfig.from_dict(rows[-1]["config"])
 
     def _own_statistics(self, config: SubnetConfig) -> Mapping[str, Tensor] | None:

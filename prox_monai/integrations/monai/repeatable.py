@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.transforms import Randomizable
-from torch import distributed
 from torch.utils.data import Dataset, Sampler
+
+from prox_monai.integrations.monai.ranks import rank
 
 
 class EpochSeedHandler:
@@ -34,7 +35,7 @@ class EpochSeedHandler:
 
     def epoch_started(self, engine: Engine) -> None:
         """Seed everything that draws."""
-        drawn = random.Random(f"{self.seed}:{engine.state.epoch}:{_rank()}").getrandbits(32)
+        drawn = random.Random(f"{self.seed}:{engine.state.epoch}:{rank()}").getrandbits(32)
         random.seed(drawn)
         np.random.seed(drawn)
         torch.manual_seed(drawn)
@@ -74,7 +75,3 @@ class EpochSampler(Sampler[int]):
             order = torch.randperm(len(self.dataset)).tolist()[: self.samples - drawn]
             yield from order
             drawn += len(order)
-
-
-def _rank() -> int:
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0

@@ -21,6 +21,7 @@ from prox_monai.evaluation.batch_norm import recalibrate
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
 from prox_monai.evaluation.subnets import append_row, describe_subnet, read_rows
 from prox_monai.integrations.monai.choice import Named, SubnetChoice
+from prox_monai.integrations.monai.ranks import distributed_now, of_first_rank, rank
 from prox_monai.integrations.monai.statistics import digest, read_statistics, write_statistics
 from prox_monai.search.plots import pareto_picture
 from prox_monai.search.table import buckets_table, rows_table
@@ -37,8 +38,8 @@ class SubnetSamplingHandler:
     For every subnet the evaluator's network is the extracted plain network, its normalisation re-estimated on training
     images where it has BatchNorm. Post-processing, metrics and other handlers work as usual. After each epoch a row
     goes to the table: subnet, parameters, multiply-adds, latency, all scalar metrics of the evaluator, and the mean of
-    each class where a metric saves details. Rows of the same weights, metric and cases that are there already are not
-    made again.
+    each class where a metric saves details. Rows of the same weights, metric, cases, input and kind of device that are
+    there already are not made again.
     At the end the network of the evaluator is its own again, the table is logged, and the Pareto front drawn beside it.
     After an error it is its own again, too, where no handler before this one (a ``StatsHandler``) has raised it.
 
@@ -97,8 +98,13 @@ class SubnetSamplingHandler:
         self._network = engine.network
         self._costs = MultiplyAdds(self.supernet, self.input_shape)
         self._model = digest(self.supernet)
-        self._about = {"metric": engine.state.key_metric_name, **_data(engine)}
-        self._waiting, self.rows = _of_first_rank(self._plan)
+        self._about = {
+            "metric": engine.state.key_metric_name,
+            **_data(engine),
+            "input_shape": list(self.input_shape),
+            "machine": f"{engine.state.device}, {torch.get_num_threads()} threads",
+        }
+        self._waiting, self.rows = of_first_rank(self._plan)
         count = len(self._waiting) + len(self.rows)
         if count > 1:
             logger.info("%d subnets, %d of them evaluated before", count, len(self.rows))
@@ -125,7 +131,7 @@ class SubnetSamplingHandler:
             recalibrate(network, [self.calibration.to(engine.state.device)])
             self._keep_statistics(config, network)
         engine.network = network
-        if self.table is not None and _rank() == 0:
+        if self.table is not None and rank() == 0:
             self._row = describe_subnet(
                 self._costs,
                 name,
@@ -138,7 +144,7 @@ class SubnetSamplingHandler:
 
     def epoch_completed(self, engine: SupervisedEvaluator) -> None:
         """Write the row of the subnet that was run."""
-        if self.table is None or _rank() != 0:
+        if self.table is None or rank() != 0:
             return
         metrics = engine.state.metrics
         row = self._row | self._about
@@ -160,7 +166,7 @@ class SubnetSamplingHandler:
     def completed(self, engine: SupervisedEvaluator) -> None:
         """Give the evaluator its network back, log the table and draw the front."""
         self._restore(engine)
-        if self.table is None or _rank() != 0:
+        if self.table is None or rank() != 0:
             return
         logger.info("\n%s", rows_table(self.rows, value="score", head=str(self._about["metric"])))
         scored = [row for row in self.rows if row["score"] is not None]
@@ -200,40 +206,21 @@ class SubnetSamplingHandler:
     def _keep_statistics(self, config: SubnetConfig, network: nn.Module) -> None:
         """Share the first rank's statistics, and write them down where they are to be kept."""
         plain = without_resolution(network)
-        if distributed.is_available() and distributed.is_initialized():
+        if distributed_now():
             for buffer in plain.buffers():
                 distributed.broadcast(buffer, 0)
-        if self.statistics is not None and _rank() == 0:
+        if self.statistics is not None and rank() == 0:
             known = read_statistics(self.statistics, self._model)
             known[self._canonical(config)] = {name: buffer.cpu().clone() for name, buffer in plain.named_buffers()}
             write_statistics(known, self.statistics, self._model)
 
 
-def _rank() -> int:
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-
-
-def _of_first_rank(work: Callable[[], Any]) -> Any:
-    """Let the first rank work, and all have its result, or its ValueError."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return work()
-    outcome: list[Any] = [None]
-    if _rank() == 0:
-        try:
-            outcome = [work()]
-        except ValueError as error:
-            outcome = [error]
-    distributed.broadcast_object_list(outcome)
-    if isinstance(outcome[0], ValueError):
-        raise outcome[0]
-    return outcome[0]
-
-
 def _data(engine: SupervisedEvaluator) -> dict[str, Any]:
-    """What tells these cases from others: how many there are, and which files."""
+    """What tells these cases from others: how many there are, and the names of their files, wherever these are."""
     dataset = getattr(engine.data_loader, "dataset", engine.data_loader)
-    files = json.dumps(getattr(dataset, "data", None), default=str)
-    return {"cases": len(dataset), "data": hashlib.sha256(files.encode()).hexdigest()[:16]}
+    items = getattr(dataset, "data", None) or []
+    names = [Path(str(item.get("image"))).name if isinstance(item, dict) else str(item) for item in items]
+    return {"cases": len(dataset), "data": hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]}
 
 
 def _free(path: Path) -> Path:

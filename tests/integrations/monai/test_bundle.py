@@ -43,15 +43,16 @@ def test_a_fresh_training_begins(tmp_path):
     check_unfinished(tmp_path / "models", resume=False, overwrite=False)
     check_unfinished(tmp_path, resume=False, overwrite=False)
     write(tmp_path, "subnets.jsonl")
+    (tmp_path / "training").mkdir()  # a saver makes it before there is anything in it
     check_unfinished(tmp_path, resume=False, overwrite=False)
 
 
 @pytest.mark.parametrize(
     ("there", "named"),
     [
-        ([UNFINISHED], r"\(training\)"),
+        ([UNFINISHED], r"\(checkpoint_epoch=2\.pt\)"),
         (["model.pt"], r"\(model\.pt\)"),
-        ([UNFINISHED, "model.pt"], r"\(training, model\.pt\)"),
+        ([UNFINISHED, "model.pt"], r"\(checkpoint_epoch=2\.pt, model\.pt\)"),
     ],
 )
 def test_a_training_is_not_overwritten_unasked(tmp_path, there, named):
@@ -72,7 +73,7 @@ def test_a_training_is_overwritten_when_asked(tmp_path):
     write(tmp_path, UNFINISHED, "model.pt")
     check_unfinished(tmp_path, resume=False, overwrite=True)
     assert not (tmp_path / "training").exists()
-    assert (tmp_path / "model.pt").exists()  # usable until the new one is there
+    assert not (tmp_path / "model.pt").exists()  # else it would pass for that of a new training that is broken off
     check_unfinished(tmp_path / "none", resume=False, overwrite=True)
 
 
@@ -90,6 +91,22 @@ def test_resume_and_overwrite_exclude_each_other(tmp_path):
     with pytest.raises(ValueError, match="resume and overwrite were both given; give one"):
         check_unfinished(tmp_path, resume=True, overwrite=True)
     assert (tmp_path / UNFINISHED).exists()
+
+
+def test_later_runs_must_agree_with_the_training(tmp_path):
+    about = {"fold": 0, "patch": [8, 8], "architecture": "UNet(3)"}
+    check_unfinished(tmp_path, resume=False, overwrite=False, about=about)
+    write(tmp_path, UNFINISHED, "model.pt")
+    check_trained(tmp_path, {"patch": (8, 8)})
+    check_unfinished(tmp_path, resume=True, overwrite=False, about=about)
+    for checked in (
+        lambda other: check_trained(tmp_path, other),
+        lambda other: check_unfinished(tmp_path, resume=True, overwrite=False, about=other),
+    ):
+        with pytest.raises(ValueError, match=r"fold is 1, but the model in .* was trained with 0: give the options"):
+            checked(about | {"fold": 1})
+    (tmp_path / "about.json").unlink()  # a model that came alone
+    check_trained(tmp_path, about | {"fold": 1})
 
 
 def test_the_latest_checkpoint_is_that_of_the_latest_epoch(tmp_path):

@@ -1,0 +1,34 @@
+"""Processes of a distributed training, of which there is one where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import distributed
+
+
+def distributed_now() -> bool:
+    """Whether several processes train together."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def rank() -> int:
+    """Number of this process, 0 for the first."""
+    return distributed.get_rank() if distributed_now() else 0
+
+
+def of_first_rank(work: Callable[[], Any]) -> Any:
+    """Let the first process work, and all have its result, or its ValueError."""
+    if not distributed_now():
+        return work()
+    outcome: list[Any] = [None]
+    if rank() == 0:
+        try:
+            outcome = [work()]
+        except ValueError as error:
+            outcome = [error]
+    distributed.broadcast_object_list(outcome)
+    if isinstance(outcome[0], ValueError):
+        raise outcome[0]
+    return outcome[0]

@@ -1,0 +1,38 @@
+"""What every bundle's metadata and texts say is what its configurations do."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+if any(find_spec(name) is None for name in ("monai", "ignite", "fire", "tensorboard")):
+    pytest.skip('needs MONAI and what its bundles need: pip install "prox-monai[monai]"', allow_module_level=True)
+
+from monai.bundle import ConfigParser
+
+BUNDLES = sorted((Path(__file__).parents[2] / "bundles").iterdir())
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda folder: folder.name)
+def test_space_and_subnets(bundle):
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    for name in ("train.json", "inference.json"):
+        parser = ConfigParser()
+        parser.read_config(bundle / "configs" / name)
+        space = parser.get_parsed_content("space")
+        described = {key: value for key, value in space.to_dict().items() if key != "groups"}
+        assert metadata["search_space"] == described
+        assert metadata["subnets"]["smallest"] == space.smallest().name
+        assert metadata["subnets"]["largest"] == space.largest().name
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda folder: folder.name)
+def test_texts_are_there(bundle):
+    for name in ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"):
+        assert (bundle / name).stat().st_size > 0
+    for name in ("evaluate", "search", "quick", "published_space", "multi_gpu_train"):
+        assert json.loads((bundle / "configs" / f"{name}.json").read_text())
+    assert not (bundle / "scripts").exists()
