@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 unexport $(filter nnUNet_% PROX_CONFIG,$(.VARIABLES))
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint bench bench-ranking bench-step clean
+.PHONY: help test demo lint bench bench-ranking bench-bundles bench-step clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -28,6 +28,9 @@ bench: $(INSTALLED) ## compare trainings on real data: DATA=<Decathlon folder>, 
 bench-ranking: $(INSTALLED) ## after bench: subnets of the supernet against the same trained alone; same variables
 	$(BIN)/python benchmarks/ranking.py $(if $(DATA),--data "$(DATA)") $(if $(FULL),--full) \
 		$(if $(OUTPUT),--output "$(OUTPUT)")
+
+bench-bundles: $(INSTALLED) ## train and measure the segmentation bundles with quick settings: DATA=<folder of the Decathlon's tasks>
+	$(BIN)/python benchmarks/bundles.py --data "$(DATA)" $(if $(OUTPUT),--output "$(OUTPUT)")
 
 bench-step: $(INSTALLED) ## measure what a training step costs
 	$(BIN)/python benchmarks/step_cost.py

@@ -220,9 +220,42 @@ def step_cost_lines() -> list[str]:
     return lines
 
 
+def bundle_lines() -> list[str]:
+    """Return the lines on the MONAI bundles, if they were measured."""
+    path = RESULTS / "bundles.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text())
+    rows = []
+    for name, bundle in result.items():
+        cases, spent = bundle["cases"], bundle["train_seconds"]
+        drawn, scores = bundle["random"], {alias: bundle["named"][alias]["score"] for alias in ALIASES}
+        of = f"{cases['measured']} {'unseen' if cases['unseen'] else 'training'} cases"
+        rows.append(
+            (
+                name,
+                f"{bundle['data']}, {of}",
+                "" if spent is None else f"{spent / 60:.1f} min",
+                *(_number(scores[alias]) for alias in ALIASES),
+                f"{drawn['mean']:.3f} ({drawn['min']:.3f} to {drawn['max']:.3f})",
+            )
+        )
+    machine = next(iter(result.values()))["machine"]
+    header = ("bundle", "data", "training", *ALIASES, "random subnets: mean (least to most)")
+    count = max(bundle["random"]["subnets"] for bundle in result.values())
+    return [
+        "",
+        f"`make bench-bundles`: MONAI bundles with their quick settings, one seed, mean Dice; {count} random subnets; "
+        f"training is the whole command, with its start and its validations; {machine['device']}, "
+        f"{machine['threads']} threads.",
+        "",
+        *markdown(header, "llrrrrr", rows),
+    ]
+
+
 def table() -> str:
     """Return the text between the marks."""
-    return "\n".join([*demo_table(), *paper_lines(), *ranking_lines(), *step_cost_lines()]) + "\n"
+    return "\n".join([*demo_table(), *bundle_lines(), *paper_lines(), *ranking_lines(), *step_cost_lines()]) + "\n"
 
 
 def write_readme() -> None:
