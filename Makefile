@@ -41,5 +41,5 @@ clean: ## remove the environment, builds and caches; runs/ stays
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("prox_monai needs Python 3.11 or newer, this is %d.%d; name another: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -e ".[dev,nnunet,monai,search]"
+	$(BIN)/python -m pip install -e ".[dev,nnunet,monai,search,export]"
 	@touch $@

@@ -15,7 +15,7 @@ import pytest
 from prox_monai.data import write_synthetic_decathlon
 from prox_monai.data.synthetic_classes import write_synthetic_classes
 
-NETWORK = ("patch", "architecture", "space")
+NETWORK = ("patch", "size", "architecture", "space")
 BUNDLES = Path(__file__).parents[2] / "bundles"
 
 
@@ -203,3 +203,56 @@ def trained_brats(tumours: Path, tmp_path_factory: pytest.TempPathFactory) -> Bu
     bundle = Bundle(root, {"bundle_root": str(root), **override})
     bundle.run("train", "train.json")
     return bundle
+
+
+RETINAL_TINY = {
+    "size": [32, 32],
+    "architecture::channels": [8, 8, 8, 8, 8],
+    "architecture::strides": [2, 2, 1, 1, 1],
+    "architecture::stem": 8,
+    "architecture::first": 8,
+    "architecture::head": 16,
+    "space::depth": [1, 2],
+    "space::width": [3, 4],
+    "space::kernel": [3, 5],
+    "space::resolution": [0.5, 1],
+}
+"""Six phases; the same for training and inference."""
+
+
+@pytest.fixture(scope="session")
+def retinal_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "oct"
+    return write_synthetic_classes(folder, patients=6, images_per_patient=2, size=(40, 48))
+
+
+@pytest.fixture
+def retinal(retinal_data: Path, tmp_path: Path) -> Bundle:
+    """Not trained yet, in a folder of its own."""
+    return _retinal(retinal_data, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained_retinal(retinal_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Trained through all phases; tests do not write into its folder."""
+    bundle = _retinal(retinal_data, tmp_path_factory.mktemp("trained"))
+    bundle.run("train", "train.json")
+    return bundle
+
+
+def _retinal(data: Path, folder: Path) -> Bundle:
+    root = BUNDLES / "retinal_oct_prox_classification"
+    override = {
+        **RETINAL_TINY,
+        "bundle_root": str(root),
+        "ckpt_dir": str(folder / "models"),
+        "output_dir": str(folder / "eval"),
+        "dataset_dir": str(data),
+        "device": "$torch.device('cpu')",
+        "folds": 3,
+        "epochs": 6,
+        "iterations_per_epoch": 1,
+        "batch_size": 4,
+        "val_interval": 3,
+    }
+    return Bundle(root, override)

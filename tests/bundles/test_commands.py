@@ -22,7 +22,11 @@ from prox_monai.plugin_files import copy_bundle
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")  # that configurations are code
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
-NAMES = {"hippocampus": "hippocampus_mri_prox_segmentation", "brats": "brats_mri_prox_segmentation"}
+NAMES = {
+    "hippocampus": "hippocampus_mri_prox_segmentation",
+    "brats": "brats_mri_prox_segmentation",
+    "retinal": "retinal_oct_prox_classification",
+}
 
 
 def commands(bundle: str) -> list[list[str]]:
@@ -42,7 +46,8 @@ def tiny(trained, words: list[str], folder: Path) -> list[str]:
     override |= {"output_dir": str(folder / "eval"), "buckets": 1} | ({"epochs": 6} if trains else {})
     if not begins:
         override["ckpt_dir"] = trained.override["ckpt_dir"]
-    data = trained.override["dataset_dir"] + ("" if trains else "/imagesTr")
+    images = Path(trained.override["dataset_dir"], "imagesTr")
+    data = str(images if images.is_dir() and not trains else images.parent)
     known = json.loads((trained.folder / "configs" / ("train.json" if trains else "inference.json")).read_text())
     given = {key: value for key, value in override.items() if key.split("::")[0] in known}
     arguments = [data if word.startswith("<") else word for word in words]
@@ -59,7 +64,7 @@ def test_command(short, words, request, tmp_path, monkeypatch):
     folder = copy_bundle(NAMES[short], tmp_path / "bundle")
     monkeypatch.chdir(folder)
     if words[0] == "torchrun":
-        assert words[3:7] == ["-m", "monai.bundle", "run", "--config_file"]  # run by test_hippocampus_commands.py
+        assert words[3:7] == ["-m", "monai.bundle", "run", "--config_file"]  # run by test_<bundle>_commands.py
         return
     if "--max_latency_ms" in words:
         trained.run("train", "train.json", "search.json", per_bucket=0, output_dir=str(tmp_path / "eval"))

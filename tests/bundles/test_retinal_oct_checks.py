@@ -109,13 +109,11 @@ def test_it_exports_to_onnx(network, export_arguments, tmp_path):
 def test_a_subnet_predicts_the_same_without_this_package(trained_retinal, retinal_data, tmp_path):
     bundle = copy_bundle(trained_retinal.folder.name, tmp_path / "bundle")
     (bundle / "models").symlink_to(trained_retinal.override["ckpt_dir"])
-    tiny = {key: value for key, value in trained_retinal.override.items() if key.startswith(("size", "arch", "space"))}
-    tiny["_meta_::network_data_format::inputs::image::spatial_shape"] = [32, 32]
     metadata = bundle / "configs" / "metadata.json"
     content = json.loads(metadata.read_text())
     content["network_data_format"]["inputs"]["image"]["spatial_shape"] = [32, 32]
     metadata.write_text(json.dumps(content))
-    (bundle / "configs" / "tiny.json").write_text(json.dumps(tiny))
+    (bundle / "configs" / "tiny.json").write_text(json.dumps(trained_retinal.network))
     export_bundle(bundle, tmp_path / "plain", subnet=SUBNET, configs=[bundle / "configs" / "tiny.json"])
     images = retinal_data / "DME"
     command = [sys.executable, "-c", WITHOUT_PLUGIN, str(images), str(tmp_path / "plain_predictions")]

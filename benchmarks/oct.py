@@ -1,0 +1,257 @@
+"""Classification on real data: ProX, the paper's and ours, against progressive shrinking, in folds grouped by patient.
+
+    python benchmarks/oct.py --data DIR                          four methods, five folds, the bundle's quick settings
+    python benchmarks/oct.py --data DIR --methods plus --folds 0 1
+    python benchmarks/oct.py --data DIR --full --device cuda     the bundle's own size
+    python benchmarks/oct.py --data DIR --config FILE.json       settings laid over those of the bundle
+
+`DIR` holds the folders CNV, DME, DRUSEN and NORMAL, and perhaps a manifest.csv. Everything is the bundle
+bundles/retinal_oct_prox_classification; a method is its `preset`, nothing else differs, and all train for the same
+number of epochs. Each method and fold is a unit: trained, then evaluated on the images that the fold leaves unseen,
+with smallest, middle, largest and the same random subnets for all. What is done is not done again; an evaluation that
+was broken off goes on, a training begins anew, because its time counts. Leave the machine alone while it runs.
+
+Printed and written to benchmarks/results/oct.json, with a picture: training time; balanced accuracy of the random
+subnets, each averaged over the folds; that of the largest over all images, each predicted in the fold that left it
+unseen, with a bootstrap over patients; by bucket of latency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from comparison.command import BENCHMARKS, run
+from comparison.oct_summary import summarise, table
+from comparison.summary import BUCKETS, bucket_scores, write_json
+from comparison.workplace import environment
+from monai.bundle import ConfigWorkflow
+
+from prox_monai.evaluation.batch_norm import recalibrate
+from prox_monai.evaluation.multiply_adds import ALIASES
+from prox_monai.integrations.monai import class_folder_split
+from prox_monai.plugin_files import bundle_folder
+from prox_monai.search.plots import bucket_picture
+
+RESULTS = BENCHMARKS / "results"
+BUNDLE = bundle_folder("retinal_oct_prox_classification")
+METHODS = ("paper", "plus", "paper_mr", "progressive_shrinking")
+NEVER = 1_000_000
+LABEL = "balanced accuracy"
+logger = logging.getLogger("prox_monai.benchmarks")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the units that are asked for; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a folder with a folder per class")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="METHOD")
+    parser.add_argument("--folds", nargs="+", type=int, default=range(5), help="of five; 0 1 2 3 4 unless given")
+    parser.add_argument("--subnets", type=int, default=30, help="random subnets that are evaluated")
+    parser.add_argument("--epochs", type=int, help="of a training; those of the bundle unless given")
+    parser.add_argument("--config", type=Path, nargs="+", default=[], help="JSON files laid over the bundle's settings")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs"), help="units go to oct, or oct_full, in it: runs/oct"
+    )
+    parser.add_argument("--full", action="store_true", help="the bundle's own settings instead of the quick ones")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
+    return run(compare, parser, argv)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Run all units, folds outermost, and summarise after each."""
+    place = Place(arguments)
+    units = [Unit(method, fold, place) for fold in arguments.folds for method in arguments.methods]
+    for unit in units:
+        unit.begin()
+    missing = [unit for unit in units if unit.result is None]
+    logger.info("%d of %d units are done", len(units) - len(missing), len(units))
+    for number, unit in enumerate(missing, 1):
+        logger.info("%d of %d: %s, fold %d", number, len(missing), unit.method, unit.fold)
+        unit.train()
+        result = unit.evaluate()
+        score = f"{LABEL} {statistics.fmean(score for *_, score in result['subnets']):.3f}"
+        logger.info("  %.1f minutes of training, %s", result["train_seconds"] / 60, score)
+    publish(place)
+
+
+class Place:
+    """The bundle with its settings, the data and the output folder.
+
+    Args:
+        arguments: of the command.
+
+    Raises:
+        ValueError: When the data are not in order, or a fold does not exist.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.name, self.subnets = "oct_full" if arguments.full else "oct", arguments.subnets
+        self.output = arguments.output.absolute() / self.name
+        quick = [] if arguments.full else ["quick"]
+        self.files = [BUNDLE / "configs" / f"{file}.json" for file in ("train", *quick)] + arguments.config
+        self.settings = {
+            "bundle_root": str(BUNDLE),
+            "dataset_dir": str(arguments.data.absolute()),
+            "device": f"$torch.device('{arguments.device}')",
+        }
+        bundle = self.workflow({}).parser
+        epochs = arguments.epochs or bundle.get("epochs")
+        self.settings["epochs"] = epochs if isinstance(epochs, int) else sum(epochs)
+        for fold in arguments.folds:
+            class_folder_split(arguments.data, classes=bundle.get("classes"), fold=fold)
+
+    def workflow(self, settings: Mapping[str, Any], *more: Path) -> ConfigWorkflow:
+        """Return the bundle's training, with further settings and files of settings laid over it."""
+        return ConfigWorkflow(
+            config_file=[str(path) for path in (*self.files, *more)],
+            meta_file=str(BUNDLE / "configs" / "metadata.json"),
+            logging_file=False,
+            **{**self.settings, **settings},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One training of a method.
+
+    Args:
+        method: a preset.
+        fold: the images that are unseen.
+        place: where.
+    """
+
+    method: str
+    fold: int
+    place: Place
+
+    @property
+    def folder(self) -> Path:
+        """Where its model and results lie."""
+        return self.place.output / self.method / f"fold{self.fold}"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """Its result, once it is done."""
+        return _read(self.folder / "result.json")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it lays over the bundle's settings."""
+        folders = {"ckpt_dir": str(self.folder / "models"), "output_dir": str(self.folder / "eval")}
+        return {"preset": self.method, "fold": self.fold, **folders}
+
+    def begin(self) -> None:
+        """Write what it is to do, or check that this is what it was begun with.
+
+        Raises:
+            ValueError: When it was begun with other settings; nothing is changed.
+        """
+        config = {k: v for k, v in self.place.workflow(self.settings).parser.get().items() if k != "_meta_"}
+        wanted = json.loads(json.dumps({"subnets": self.place.subnets, **config}))
+        begun = _read(self.folder / "unit.json")
+        if begun is None:
+            _write(self.folder / "unit.json", wanted)
+            return
+        names = [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]
+        if names:
+            raise ValueError(
+                f"{self.folder} was begun with other settings: {', '.join(names)}. What is there is kept; give another "
+                f"--output, or remove the folder."
+            )
+
+    def train(self) -> None:
+        """Train from the start, without validation, and write down how long it took; not again."""
+        if _read(self.folder / "trained.json") is not None:
+            return
+        only = {"run": ["$@train::trainer.run()"], "val_interval": NEVER, "overwrite": True}
+        workflow = self.place.workflow({**self.settings, **only})
+        workflow.initialize()
+        workflow.run()
+        times = workflow.parser.get_parsed_content("train::trainer").state.times
+        _write(self.folder / "trained.json", {"train_seconds": times["COMPLETED"]})
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate random and named subnets on the unseen images; write and return the result."""
+        choice = {
+            "_target_": "prox_monai.integrations.monai.SubnetChoice",
+            "subnets": list(ALIASES),
+            "per_bucket": self.place.subnets,
+            "buckets": 1,
+        }
+        settings = {"validate::dataset::data": "$@split['tuning'] + @split['reporting']", "validate::choice": choice}
+        workflow = self.place.workflow({**self.settings, **settings}, BUNDLE / "configs" / "evaluate.json")
+        workflow.initialize()
+        workflow.run()
+        rows = workflow.parser.get_parsed_content("validate::sampling").rows
+        drawn = [row for row in rows if row["name"] not in ALIASES]
+        result = {
+            "method": self.method,
+            "fold": self.fold,
+            **_read(self.folder / "trained.json"),
+            "date": datetime.now(UTC).date().isoformat(),
+            "environment": {**environment(), **rows[0]["latency"]},
+            "named": {row["name"]: row["score"] for row in rows if row["name"] in ALIASES},
+            "subnets": [[row["key"], row["macs"], round(row["latency_ms"], 3), row["score"]] for row in drawn],
+            "largest": largest_predictions(workflow),
+        }
+        _write(self.folder / "result.json", result)
+        return result
+
+
+@torch.no_grad()
+def largest_predictions(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
+    """Return case, patient, label and probabilities of each image, as the largest subnet predicts them."""
+    get = workflow.parser.get_parsed_content
+    supernet, device = get("network_def"), get("device")
+    network = supernet.extract(supernet.space.largest()).eval()
+    recalibrate(network, [get("calibration::images").to(device)])
+    outputs = [network(batch["image"].to(device)).softmax(1).cpu() for batch in get("validate::dataloader")]
+    items = get("validate::dataset::data")
+    return [
+        {**{key: item[key] for key in ("case", "patient", "label")}, "probabilities": [round(p, 6) for p in row]}
+        for item, row in zip(items, torch.cat(outputs).tolist(), strict=True)
+    ]
+
+
+def publish(place: Place) -> None:
+    """Print what is done, and write it with a picture; to the output folder where that would replace more units."""
+    units = [Unit(method, fold, place) for method in METHODS for fold in range(5)]
+    done = [unit for unit in units if unit.result is not None]
+    for unit in done:
+        unit.begin()
+    results = [unit.result for unit in done]
+    summary = summarise(results)
+    there = _read(RESULTS / f"{place.name}.json")
+    folder = place.output if there is not None and len(there["units"]) > len(results) else RESULTS
+    write_json({"epochs": place.settings["epochs"], **summary}, folder / f"{place.name}.json")
+    scores = bucket_scores(results)
+    buckets = min(BUCKETS, len({latency for pairs in scores.values() for latency, _ in pairs}))
+    title = f"Retinal OCT, {place.subnets} random subnets in each of {len({r['fold'] for r in results})} folds"
+    bucket_picture(scores, folder / f"{place.name}.png", title=title, buckets=buckets, label=LABEL)
+    print(table(summary))
+    logger.info("written to %s", folder / f"{place.name}.json")
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
