@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 unexport $(filter nnUNet_% PROX_CONFIG,$(.VARIABLES))
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint bench bench-ranking bench-bundles bench-step clean
+.PHONY: help test demo lint bench bench-ranking bench-bundles bench-oct bench-reversible bench-step clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -31,6 +31,12 @@ bench-ranking: $(INSTALLED) ## after bench: subnets of the supernet against the 
 
 bench-bundles: $(INSTALLED) ## train and measure the segmentation bundles with quick settings: DATA=<folder of the Decathlon's tasks>
 	$(BIN)/python benchmarks/bundles.py --data "$(DATA)" $(if $(OUTPUT),--output "$(OUTPUT)")
+
+bench-oct: $(INSTALLED) ## compare trainings of the OCT classifier on five folds, hours: DATA=<folder of classes>
+	$(BIN)/python benchmarks/oct.py --data "$(DATA)" $(if $(OUTPUT),--output "$(OUTPUT)")
+
+bench-reversible: $(INSTALLED) ## measure what reversible blocks save
+	$(BIN)/python benchmarks/reversible.py
 
 bench-step: $(INSTALLED) ## measure what a training step costs
 	$(BIN)/python benchmarks/step_cost.py

@@ -293,6 +293,7 @@ class Supernet(nn.Module):
         self._assembled: tuple[Any, dict[str, Tensor]] | None = None
         self.kernel_transforms = kernel_transforms
         self.tensors, self.transforms = nn.ModuleDict(), nn.ModuleDict()
+        self._buffers.clear()  # those of another space
         for name in skeletons[-1].parameters:
             grid = _grid(name, skeletons)
             self.tensors[_key(name)] = ShellTensor(grid)

@@ -140,6 +140,18 @@ def test_progressive_shrinking_trains():
     assert all(depthwise.cell(cell).grad.any() for cell in depthwise.grid.cells())
 
 
+def test_a_state_of_a_smaller_space_is_loaded():
+    """Statistics of what the smaller space does not have are gone."""
+    small = SPACE.restrict(depth=(1,), width=(3,), kernel=(3,))
+    architecture, x = MobileNetArchitecture(2, 1, 3, **SMALL), torch.randn(2, 1, 16, 16)
+    saved, network = (Supernet(architecture, space).eval() for space in (small, SPACE))
+    network.load_state_dict(saved.state_dict())
+    assert network.space == small
+    assert network.state_dict().keys() == saved.state_dict().keys()
+    with torch.no_grad():
+        assert torch.equal(network(x), saved(x))
+
+
 def test_statistics_of_a_frozen_block_stay():
     network = Supernet(MobileNetArchitecture(2, 1, 3, **SMALL), SPACE).train()
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}

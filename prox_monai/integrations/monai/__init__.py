@@ -13,6 +13,7 @@ _NEEDED = {
     "ignite": "pytorch-ignite",
     "fire": "fire",
     "nibabel": "nibabel",
+    "PIL": "pillow",
     "sklearn": "scikit-learn",
     "matplotlib": "matplotlib",
     "tensorboard": "tensorboard",
