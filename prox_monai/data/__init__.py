@@ -5,8 +5,6 @@ from __future__ import annotations
 from prox_monai.data.class_folders import (
     LabelledImage,
     check_class_folders,
-    class_weights,
-    datalist,
     read_class_folders,
 )
 from prox_monai.data.decathlon import (
@@ -25,8 +23,6 @@ __all__ = [
     "LabelledImage",
     "check_class_folders",
     "check_decathlon",
-    "class_weights",
-    "datalist",
     "download_decathlon",
     "grouped_folds",
     "halves",

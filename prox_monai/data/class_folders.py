@@ -6,13 +6,10 @@ import csv
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from prox_monai.data.problems import raise_for_problems
 
@@ -96,33 +93,6 @@ def check_class_folders(images: Sequence[LabelledImage]) -> None:
         raise ValueError("images must not be empty.")
     problems = [problem for image in images if (problem := _image_problem(image.path))]
     raise_for_problems(images[0].path.parent.parent, problems)
-
-
-def class_weights(images: Sequence[LabelledImage], classes: Sequence[str]) -> tuple[float, ...]:
-    """Return the weight of each class in a loss: inverse to its number of images, 1 on average over the images.
-
-    Args:
-        images: the training images.
-        classes: names of the classes in order of their label.
-
-    Raises:
-        ValueError: When a class has no image.
-        ImportError: When scikit-learn is not installed.
-    """
-    labels = np.array([image.label for image in images], dtype=int)
-    absent = [name for label, name in enumerate(classes) if label not in labels]
-    if absent:
-        raise ValueError(f"images must have every class to be weighted; they have none of {', '.join(absent)}.")
-    try:
-        from sklearn.utils.class_weight import compute_class_weight
-    except ImportError as error:
-        raise ImportError('weights of classes need scikit-learn: pip install "prox-monai[monai]"') from error
-    return tuple(compute_class_weight("balanced", classes=np.arange(len(classes)), y=labels).tolist())
-
-
-def datalist(images: Iterable[LabelledImage]) -> list[dict[str, Any]]:
-    """Return the images as MONAI's data sets take them: ``{"image": path, "label": index}``."""
-    return [{"image": str(image.path), "label": image.label} for image in images]
 
 
 def _either(names: Sequence[str]) -> str:

@@ -33,18 +33,12 @@ run(config_file="configs/inference.json", dataset_dir=sys.argv[1], output_dir=sy
 def bundle(trained_hippocampus, tmp_path_factory) -> Path:
     """The bundle as somebody has it who made its network small and trained it."""
     folder = copy_bundle(trained_hippocampus.folder.name, tmp_path_factory.mktemp("own") / "bundle")
-    for name, keys in (("inference.json", ("patch", "architecture", "space")), ("metadata.json", ())):
-        path = folder / "configs" / name
-        content = json.loads(path.read_text())
-        for key, value in trained_hippocampus.override.items():
-            first, *rest = key.split("::")
-            if first in keys:
-                (content[first].update({rest[0]: value}) if rest else content.update({first: value}))
-        if name == "metadata.json":
-            for side in ("inputs", "outputs"):
-                for item in content["network_data_format"][side].values():
-                    item["spatial_shape"] = trained_hippocampus.override["patch"]
-        path.write_text(json.dumps(content))
+    path = folder / "configs" / "inference.json"
+    content = json.loads(path.read_text())
+    for key, value in trained_hippocampus.network.items():
+        first, *rest = key.split("::")
+        (content[first].update({rest[0]: value}) if rest else content.update({first: value}))
+    path.write_text(json.dumps(content))
     (folder / "models").symlink_to(trained_hippocampus.override["ckpt_dir"])
     return folder
 
@@ -62,6 +56,7 @@ def test_it_predicts_the_same_without_this_package(bundle, trained_hippocampus, 
     assert [path.name for path in (tmp_path / "plain" / "models").iterdir()] == [form]
     metadata = json.loads((tmp_path / "plain" / "configs" / "metadata.json").read_text())
     assert metadata["subnet"] == config.to_dict()
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [16, 16, 16]  # that of this training
     assert "prox-monai" not in metadata["required_packages_version"]
     assert "prox_monai" not in (tmp_path / "plain" / "configs" / "inference.json").read_text()
     command = [sys.executable, "-c", WITHOUT_PLUGIN, str(images), str(tmp_path / "predicted")]

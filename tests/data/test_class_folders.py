@@ -9,8 +9,6 @@ import pytest
 from prox_monai.data.class_folders import (
     LabelledImage,
     check_class_folders,
-    class_weights,
-    datalist,
     read_class_folders,
 )
 
@@ -47,10 +45,6 @@ def rows_of(*splits):
 
 def read(folder):
     return read_class_folders(folder, CLASSES)
-
-
-def images_of(*labels):
-    return tuple(LabelledImage(f"{n}.jpeg", label, CLASSES[label], str(n)) for n, label in enumerate(labels))
 
 
 def test_labels_follow_the_given_order_and_patients_the_names(folder):
@@ -274,33 +268,10 @@ def test_no_images():
         check_class_folders(())
 
 
-def test_weights_are_inverse_to_the_number_of_images_and_one_on_average():
-    pytest.importorskip("sklearn", reason='needs pip install "prox-monai[monai]"')
-    images = images_of(0, 0, 0, 0, 1, 2)
-    weights = class_weights(images, CLASSES)
-    assert weights == pytest.approx((0.5, 2.0, 2.0))
-    assert sum(weights[image.label] for image in images) == pytest.approx(len(images))
-
-
-def test_weights_without_a_class():
-    with pytest.raises(ValueError, match="must have every class to be weighted; they have none of DME, NORMAL"):
-        class_weights(images_of(0, 0), CLASSES)
-
-
-def test_datalist(folder):
-    assert datalist(read(folder)[2:]) == [
-        {"image": str(folder / "DME/DME-22-1.jpeg"), "label": 1},
-        {"image": str(folder / "NORMAL/NORMAL-33-1.jpeg"), "label": 2},
-    ]
-
-
-def test_missing_packages_are_named_with_the_extra(folder, monkeypatch):
+def test_a_missing_package_is_named_with_the_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    monkeypatch.setitem(sys.modules, "sklearn.utils.class_weight", None)
     with pytest.raises(ImportError, match=r'reading images needs Pillow: pip install "prox-monai\[monai\]"'):
         check_class_folders(read(folder))
-    with pytest.raises(ImportError, match=r'weights of classes need scikit-learn: pip install "prox-monai\[monai\]"'):
-        class_weights(images_of(0, 1, 2), CLASSES)
 
 
 def test_real_oct(data_folder):

@@ -93,8 +93,8 @@ def export_bundle(
         (partial / "docs").mkdir()
         for name in ("LICENSE", "docs/data_license.txt"):
             shutil.copy(Path(bundle, name), partial / name)
-        cost = _README.format(bundle=Path(bundle).resolve().name, subnet=supernet.active)
-        (partial / "docs" / "README.md").write_text(cost, encoding="utf-8")
+        text = _README.format(bundle=Path(bundle).resolve().name, subnet=supernet.active)
+        (partial / "docs" / "README.md").write_text(text, encoding="utf-8")
         _compare(network, partial, metadata)
     return supernet.active
 
@@ -115,9 +115,9 @@ def _write_plain(
     config: Mapping[str, Any], metadata: dict[str, Any], supernet: SubnetNetwork, network: nn.Module, folder: Path
 ) -> None:
     """Write configuration, metadata and weights."""
-    plain = _without_plugin({key: value for key, value in config.items() if key not in ("_meta_",)})
+    plain = _without_plugin(config)
     stock = isinstance(supernet.architecture, UNetArchitecture) and not isinstance(network, AtResolution)
-    for key in ("displayable_configs", "subnet", "max_latency_ms", "architecture", "space", "about"):
+    for key in ("_meta_", "displayable_configs", "subnet", "max_latency_ms", "architecture", "space", "about"):
         plain.pop(key, None)
     plain["imports"] = [line for line in plain["imports"] if "prox_monai" not in line] + ["$import glob"]
     plain |= {"bundle_root": ".", "ckpt_dir": "$@bundle_root + '/models'", "initialize": []}
@@ -129,22 +129,14 @@ def _write_plain(
     else:
         plain["network_def"] = "$torch.jit.load(@ckpt_dir + '/model.ts', map_location=@device)"
     plain["handlers"] = [loader, *handlers] if stock else handlers
-    packages = metadata["required_packages_version"]
-    packages.pop("prox-monai", None)
-    if stock:
-        packages[PACKAGE] = _installed(PACKAGE)
-    metadata["name"] = f"{metadata['name']}, subnet {supernet.active}"
-    metadata["description"] = f"The subnet {supernet.active} of an elastic network, as a network of its own"
-    metadata["subnet"] = supernet.active.to_dict()
-    for key in ("search_space", "subnets"):
-        metadata.pop(key, None)
+    _describe(metadata, config, supernet.active, stock=stock)
     text = json.dumps(plain, indent=4)
     if "prox" in text:
         raise RuntimeError("inference.json names something of prox_monai that a plain bundle cannot hold.")
     (folder / "configs" / "inference.json").write_text(text, encoding="utf-8")
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4), encoding="utf-8")
     if not stock:
-        _torchscript(network, supernet.architecture, _shape(metadata, config), folder)
+        _torchscript(network, supernet.architecture, metadata, folder)
 
 
 def _without_plugin(value: Any) -> Any:
@@ -188,11 +180,29 @@ def _labels_of(regions: list[int], labels: list[int]) -> str:
     return f"$lambda x: {chosen}"
 
 
-def _shape(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> list[int]:
-    """Shape of a batch of one: that of the metadata, or the patch where any size will do."""
+def _shape(metadata: Mapping[str, Any]) -> list[int]:
+    """Shape of a batch of one."""
     image = metadata["network_data_format"]["inputs"]["image"]
-    fixed = all(isinstance(axis, int) for axis in image["spatial_shape"])
-    return [1, image["num_channels"], *(image["spatial_shape"] if fixed else config["patch"])]
+    return [1, image["num_channels"], *image["spatial_shape"]]
+
+
+def _describe(metadata: dict[str, Any], config: Mapping[str, Any], subnet: SubnetConfig, *, stock: bool) -> None:
+    """Let the family's metadata describe one subnet, at the size of its configuration: a trace is of that size."""
+    size = config.get("patch", config.get("size"))
+    data = metadata["network_data_format"]
+    native = data["inputs"]["image"]["spatial_shape"]
+    for item in (*data["inputs"].values(), *data["outputs"].values()):
+        if item.get("spatial_shape") == native:
+            item["spatial_shape"] = size
+    packages = metadata["required_packages_version"]
+    packages.pop("prox-monai", None)
+    if stock:
+        packages[PACKAGE] = _installed(PACKAGE)
+    for key in ("search_space", "subnets"):
+        metadata.pop(key, None)
+    metadata["name"] = f"{metadata['name']}, subnet {subnet}"
+    metadata["description"] = f"The subnet {subnet} of an elastic network, as a network of its own"
+    metadata["subnet"] = subnet.to_dict()
 
 
 @contextmanager
@@ -227,9 +237,8 @@ def plain_network(architecture: Architecture, config: Mapping[str, Any]) -> nn.M
     return network if subnet.resolution == 1 else AtResolution(network, architecture.stride, subnet.resolution)
 
 
-def _torchscript(network: nn.Module, architecture: Architecture, shape: list[int], folder: Path) -> None:
+def _torchscript(network: nn.Module, architecture: Architecture, metadata: Mapping[str, Any], folder: Path) -> None:
     """Let MONAI trace the network and write it with metadata and configuration."""
-    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     family = f"{type(architecture).__module__}.{type(architecture).__qualname__}"
     rule = {"_target_": family, **dataclasses.asdict(architecture)}
     definition = {"_target_": f"{__name__}.plain_network", "architecture": rule, "config": metadata["subnet"]}
@@ -245,7 +254,7 @@ def _torchscript(network: nn.Module, architecture: Architecture, shape: list[int
                 meta_file=str(folder / "configs" / "metadata.json"),
                 config_file=str(network_file),
                 use_trace=True,
-                input_shape=shape,
+                input_shape=_shape(metadata),
             )
 
 
@@ -262,7 +271,7 @@ def _compare(network: nn.Module, folder: Path, metadata: Mapping[str, Any]) -> N
         written = parser.get_parsed_content("network_def")
     if (folder / "models" / FINAL).exists():
         written.load_state_dict(torch.load(folder / "models" / FINAL, weights_only=True))
-    x = torch.rand(_shape(metadata, parser.config), generator=torch.Generator().manual_seed(0))
+    x = torch.rand(_shape(metadata), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         error = float((written.eval()(x) - network.eval()(x)).abs().max())
     if not error <= TOLERANCE:

@@ -73,6 +73,8 @@ class SubnetNetwork(Supernet):
                 f"first, so that they are estimated on training images (configs/search.json of a bundle does)."
             )
         self.asked = (subnet, max_latency_ms)
+        if self._model is None and max_latency_ms and config not in self.space:
+            return config  # of the space that the weights will bring
         self.activate(config)
         self._prepare()
         return config

@@ -180,6 +180,17 @@ def test_an_unknown_subnet_is_refused(plain_family):
     assert network.active == plain_family.space.largest()
 
 
+def test_a_budget_may_choose_a_subnet_of_the_space_that_the_weights_bring(family, sweep, tmp_path):
+    """As after a training in another space than that of the configuration."""
+    sweep(SUBNETS[2:])
+    rows = read_rows(tmp_path / "subnets.jsonl")
+    files = {"table": tmp_path / "subnets.jsonl", "statistics": tmp_path / "statistics.pth"}
+    other = family.space.restrict(depth=(2,), width=(0.5,))
+    network = SubnetNetwork(family.architecture, other, max_latency_ms=1e6, **files)
+    network.load_state_dict(family.state)
+    assert network.active.to_dict() == max(rows, key=lambda row: row["score"])["config"]
+
+
 def test_a_budget_needs_a_table(plain_family):
     with pytest.raises(ValueError, match="no subnet is known yet, so none can be chosen by max_latency_ms 5"):
         SubnetNetwork(plain_family.architecture, plain_family.space, max_latency_ms=5)
