@@ -5,7 +5,8 @@ import argparse
 import pytest
 
 from prox_monai import __version__, doctor
-from prox_monai.cli import COMMANDS, Command, build_parser, main
+from prox_monai.cli import COMMANDS, build_parser, main
+from prox_monai.commands.command import Command
 from prox_monai.doctor import Finding, Level
 from prox_monai.plugin_files import plugin_folder
 

@@ -37,7 +37,8 @@ LAYERS = {
     "integrations.auto3dseg": BELOW_HOSTS | {"integrations.monai"},
     "doctor": {"plugin_files", "integrations.nnunet"},
     "demo": BELOW_HOSTS | {"integrations.nnunet"},
-    "cli": BELOW_HOSTS | INTEGRATIONS | {"doctor", "demo"},
+    "commands": BELOW_HOSTS | INTEGRATIONS | {"doctor", "demo"},
+    "cli": {"commands", ""},
     "": SUPERNETS,
 }
 
@@ -52,7 +53,7 @@ INSIDE = {
     "data": {"monai"},
     "search": {"optuna"},
     "export": FORMATS,
-    "cli": HOSTS,
+    "commands": HOSTS,
     "doctor": HOSTS,
     "demo": HOSTS,
 }
@@ -148,7 +149,8 @@ def test_space_needs_the_standard_library_only():
         ("prox_monai.space.subnet", "from prox_monai import Supernet", upward),
         ("prox_monai.integrations.nnunet.trainer", "import prox_monai.integrations.monai.handler", upward),
         ("prox_monai.training.progressive", "import nnunetv2", strangers),
-        ("prox_monai.cli", "from monai.apps import download_and_extract", strangers),
+        ("prox_monai.cli", "def f():\n    import monai", strangers),
+        ("prox_monai.commands.monai", "from monai.apps import download_and_extract", strangers),
         ("prox_monai.integrations.nnunet.trainer", "def f():\n    import monai", strangers),
     ],
 )
@@ -164,7 +166,7 @@ def test_the_checks_see_what_is_forbidden(module, source, check):
             "from prox_monai.integrations.monai import handler\nimport monai",
         ),
         (
-            "prox_monai.cli",
+            "prox_monai.commands.nnunet",
             "def f():\n    import nnunetv2\n    from prox_monai.integrations.nnunet import trainer",
         ),
         (
