@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 if any(find_spec(name) is None for name in ("monai", "ignite", "fire", "tensorboard")):
     pytest.skip('needs MONAI and what its bundles need: pip install "prox-monai[monai]"', allow_module_level=True)
 
-from monai.bundle import ConfigParser, onnx_export
+from monai.bundle import ConfigParser
 
 from prox_monai.evaluation.subnets import read_rows
 
@@ -96,23 +95,6 @@ def test_a_wrong_label_is_found_before_training_also_without_a_cache(trained, da
     nib.save(nib.Nifti1Image(label, np.eye(4)), path)
     other = {"dataset_dir": str(tmp_path / "Task98_Tumours"), "ckpt_dir": str(tmp_path / "models"), "cache_rate": 0.0}
     assert "has the label 4, not 0 to 3" in refusal(lambda: trained.begin("train", "train.json", **other))
-
-
-def test_it_exports_to_onnx(trained, tmp_path):
-    pytest.importorskip("onnx", reason='needs pip install "prox-monai[export]"')
-    pytest.importorskip("onnxscript", reason='needs pip install "prox-monai[export]"')
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's exporter
-        onnx_export(
-            net_id="network_def",
-            filepath=str(tmp_path / "model.onnx"),
-            ckpt_file=str(trained.model),
-            meta_file=trained.files("metadata.json")[0],
-            config_file=trained.files("inference.json"),
-            input_shape=[1, 4, 16, 16, 16],
-            **trained.network,
-        )
-    assert (tmp_path / "model.onnx").stat().st_size > 0
 
 
 def test_bad_input(trained, data, refusal, tmp_path):
