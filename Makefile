@@ -6,13 +6,13 @@ INSTALLED := .venv/installed
 unexport $(filter nnUNet_% PROX_CONFIG,$(.VARIABLES))
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint bench bench-ranking bench-bundles bench-oct bench-reversible bench-step clean
+.PHONY: help test demo lint bench bench-ranking bench-bundles bench-oct bench-reversible bench-auto3dseg bench-deploy bench-step clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 test: $(INSTALLED) ## create the environment and run the default test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 demo: $(INSTALLED) ## train and deploy a small family into runs/demo (OUTPUT=<folder>); DATA=<Decathlon folder> or download
 	$(BIN)/prox-monai demo $(if $(DATA),--data "$(DATA)") $(if $(OUTPUT),--output "$(OUTPUT)")
@@ -38,6 +38,12 @@ bench-oct: $(INSTALLED) ## compare trainings of the OCT classifier on five folds
 bench-reversible: $(INSTALLED) ## measure what reversible blocks save
 	$(BIN)/python benchmarks/reversible.py
 
+bench-auto3dseg: $(INSTALLED) ## prox in Auto3DSeg on the hippocampus, quick settings: DATA=<folder of the Decathlon's tasks>
+	$(BIN)/python benchmarks/auto3dseg.py --data "$(DATA)" $(if $(OUTPUT),--output "$(OUTPUT)")
+
+bench-deploy: $(INSTALLED) ## a subnet for a device beside nnU-Net's planned network: MODEL=<folder that ProXTrainer trained>
+	$(BIN)/python benchmarks/deploy.py --model "$(MODEL)" $(if $(OUTPUT),--output "$(OUTPUT)")
+
 bench-step: $(INSTALLED) ## measure what a training step costs
 	$(BIN)/python benchmarks/step_cost.py
 
@@ -47,5 +53,5 @@ clean: ## remove the environment, builds and caches; runs/ stays
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("prox_monai needs Python 3.11 or newer, this is %d.%d; name another: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -e ".[dev,nnunet,monai,search,export]"
+	$(BIN)/python -m pip install -e ".[dev,nnunet,monai,auto3dseg,search,export]"
 	@touch $@

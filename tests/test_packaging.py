@@ -64,7 +64,8 @@ def test_wheel_holds_the_package_and_the_plugin_files(wheel):
         "prox_monai",
         f"prox_monai-{prox_monai.__version__}.dist-info",
     }
-    plugins = {path.relative_to(ROOT) for path in (ROOT / "plugins").rglob("*.py")}
+    found = (path.relative_to(ROOT) for path in (ROOT / "plugins").rglob("*") if path.is_file())
+    plugins = {path for path in found if "__pycache__" not in path.parts}
     assert plugins
     assert {f"prox_monai/_plugins/{path.relative_to('plugins').as_posix()}" for path in plugins} == {
         name for name in names if name.startswith("prox_monai/_plugins/")

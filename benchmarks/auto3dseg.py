@@ -1,0 +1,170 @@
+"""``prox`` alone in Auto3DSeg on the real hippocampus, fold 0, quick settings: from analysis to predictions of subnets.
+
+    python benchmarks/auto3dseg.py --data DIR          DIR is Task04_Hippocampus, or the folder that holds it
+
+The folds are nnU-Net's. The cases of fold 0 validate, and are the files to predict, each time by an AutoRunner of its
+own: its time is that of Auto3DSeg's predict, reading and saving included, and its Dice is that of the saved files on
+their own grid. Nothing is chosen on these cases. A training that is there is not repeated. Results go to
+benchmarks/results/auto3dseg.json; what is printed is a table for a text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from comparison.summary import write_json
+from comparison.workplace import environment
+from monai.apps.auto3dseg import AutoRunner
+
+from prox_monai.data import read_decathlon
+from prox_monai.evaluation.multiply_adds import ALIASES
+from prox_monai.evaluation.subnets import read_rows
+from prox_monai.integrations.auto3dseg import algos
+from prox_monai.integrations.monai import decathlon_split
+
+TASK = "Task04_Hippocampus"
+QUICK = {"prox_width": [0.25, 0.5], "prox_kernel": [3], "prox_resolution": [0.8, 1.0], "prox_iterations_per_epoch": 40}
+EPOCHS = 20
+RESULTS = Path(__file__).parent / "results" / "auto3dseg.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is asked for; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help=f"{TASK}, or the folder that holds it")
+    parser.add_argument("--output", type=Path, default=Path("runs", "auto3dseg"))
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of 40 steps; default: %(default)s")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args(argv)
+    data = next((path for path in (arguments.data, arguments.data / TASK) if (path / "dataset.json").is_file()), None)
+    if data is None:
+        print(f"error: {arguments.data} is no {TASK} and holds none", file=sys.stderr)
+        return 2
+    result = measure(data.absolute(), arguments.output.absolute(), arguments.epochs)
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    write_json(result, arguments.results)
+    print(table(result))
+    print(f"written to {arguments.results}")
+    return 0
+
+
+def measure(data: Path, output: Path, epochs: int) -> dict[str, Any]:
+    """Train, and predict with each subnet; returns the result.
+
+    Args:
+        data: folder in the Decathlon layout.
+        output: where the work directory is.
+        epochs: of the training.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    labels = write_datalist(data, output / "datalist.json")
+    source = {"modality": "mri", "datalist": str(output / "datalist.json"), "dataroot": str(data)}
+    work, seconds = output / "work", output / "seconds.json"
+    begun = time.perf_counter()
+    runner = auto_runner(work, source, epochs)
+    runner.run()
+    if not seconds.exists():
+        seconds.write_text(json.dumps(time.perf_counter() - begun), encoding="utf-8")
+    model = work / "prox_0" / "model"
+    rows = {row["name"]: row for row in read_rows(model / "subnets.jsonl")}
+    subnets = {name: rows[name] | predicted(work, source, epochs, name, labels) for name in ALIASES}
+    keep = ("key", "parameters", "macs", "latency_ms", "score", "predict_seconds_per_case", "predict_dice")
+    return {
+        "data": data.name,
+        "cases": {"all": len(read_decathlon(data).cases), "validation": len(labels)},
+        "settings": QUICK | {"num_epochs": epochs},
+        "seconds": json.loads(seconds.read_text(encoding="utf-8")),
+        "score": runner_score(work),
+        "subnets": {name: {key: row[key] for key in keep} for name, row in subnets.items()},
+        "machine": {
+            **environment(),
+            "threads": torch.get_num_threads(),
+            "OMP_NUM_THREADS": os.getenv("OMP_NUM_THREADS"),
+        },
+    }
+
+
+def write_datalist(data: Path, path: Path) -> dict[str, str]:
+    """Write a datalist whose fold 0 is nnU-Net's; returns the label of each of its validation images by case."""
+    dataset = read_decathlon(data)
+    split = decathlon_split(data, channels=len(dataset.channel_names), labels=list(dataset.labels))
+    unseen = [*split["tuning"], *split["reporting"]]
+    training = [
+        {key: str(Path(item[key]).relative_to(data)) for key in ("image", "label")} | {"fold": fold}
+        for fold, side in ((1, split["training"]), (0, unseen))
+        for item in side
+    ]
+    testing = [{"image": str(Path(item["image"]).relative_to(data))} for item in unseen]
+    path.write_text(json.dumps({"training": training, "testing": testing}, indent=1), encoding="utf-8")
+    return {item["case"]: item["label"] for item in unseen}
+
+
+def auto_runner(work: Path, source: dict[str, str], epochs: int) -> AutoRunner:
+    """Return the AutoRunner of the work directory; what was done in it is not done again."""
+    runner = AutoRunner(str(work), dict(source), algos(**QUICK, num_epochs=epochs))
+    runner.set_num_fold(1)
+    runner.set_analyze_params({"device": "cpu", "do_ccp": False, "worker": 0})
+    return runner
+
+
+def runner_score(work: Path) -> float:
+    """Return the score that AutoRunner kept."""
+    return json.loads((work / "prox_0" / "algo_object.json").read_text(encoding="utf-8"))["best_metric"]
+
+
+def predicted(work: Path, source: dict[str, str], epochs: int, subnet: str, labels: dict[str, str]) -> dict[str, Any]:
+    """Predict all validation images with one subnet, through AutoRunner, and score what was saved."""
+    folder = work / f"predicted_{subnet}"
+    runner = auto_runner(work, source, epochs)
+    runner.set_prediction_params({"algo_spec_params": {"prox": {"subnet": subnet}}})
+    runner.set_image_save_transform(output_dir=str(folder))
+    begun = time.perf_counter()
+    runner.run()
+    seconds = (time.perf_counter() - begun) / len(labels)
+    saved = {path.name.split("_ensemble")[0]: path for path in folder.rglob("*_ensemble.nii.gz")}
+    scores = [dice(saved[case], label) for case, label in labels.items()]
+    return {
+        "predict_seconds_per_case": seconds,
+        "predict_dice": statistics.fmean(np.nanmean(np.array(scores), axis=0).tolist()),
+    }
+
+
+def dice(predicted: str | Path, label: str | Path) -> list[float]:
+    """Return the Dice of each of the two labels of a case, NaN where neither has it."""
+    theirs, ours = (np.asanyarray(nib.load(path).dataobj).squeeze() for path in (label, predicted))
+    overlaps = [(np.sum((theirs == v) & (ours == v)), np.sum(theirs == v) + np.sum(ours == v)) for v in (1, 2)]
+    return [float(2 * both / total) if total else float("nan") for both, total in overlaps]
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the result as a table in Markdown."""
+    cases = result["cases"]
+    lines = [
+        f"{result['data']}, {cases['all'] - cases['validation']} training and {cases['validation']} validation cases, "
+        f"{result['settings']['num_epochs']} epochs: {result['seconds'] / 60:.1f} minutes from analysis to "
+        f"predictions, score {result['score']:.3f}",
+        "",
+        "| subnet | parameters | ms per patch | seconds per case | Dice of the saved files |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in result["subnets"].items():
+        lines.append(
+            f"| {name} `{row['key']}` | {row['parameters'] / 1e6:.2f} M | {row['latency_ms']:.0f} | "
+            f"{row['predict_seconds_per_case']:.2f} | {row['predict_dice']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""``ProxAlgo``: what Auto3DSeg generates, trains, scores and predicts with."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.apps.auto3dseg import BundleAlgo
+from monai.bundle import ConfigParser
+from monai.utils import run_cmd
+
+from prox_monai.integrations.auto3dseg.data import read_split
+from prox_monai.integrations.auto3dseg.folder import CONFIG, AlgoFolder, write_config
+from prox_monai.integrations.auto3dseg.planning import DataSummary, foreground_names, plan
+from prox_monai.integrations.auto3dseg.reading import read_parameters
+from prox_monai.plugin_files import plugin_folder
+
+TEMPLATE = "prox"
+
+logger = logging.getLogger(__name__)
+
+
+class ProxAlgo(BundleAlgo):
+    """A supernet as an algorithm of Auto3DSeg: configured from the statistics of the data, trained by expansion.
+
+    Args:
+        template_path: the folder that holds the template ``prox``, by default this package's.
+        settings: parameters that are not to be planned, see :class:`Parameters`; of this algorithm alone, while
+            training parameters go to all algorithms of a run.
+    """
+
+    def __init__(self, template_path: str | None = None, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(template_path or str(plugin_folder("auto3dseg")))
+        self.settings = dict(settings or {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a saved algorithm keeps."""
+        return {**super().state_dict(), "settings": self.settings}
+
+    def export_to_disk(self, output_path: str, algo_name: str, **kwargs: Any) -> None:
+        """Write the folder of the algorithm, with its parameters filled.
+
+        Args:
+            output_path: folder that it is written into.
+            algo_name: name of the folder.
+            **kwargs: of :meth:`fill_template_config`, and MONAI's ``copy_dirs`` and ``fill_template``.
+
+        Raises:
+            ValueError: When something about the data or a parameter is not as it must be; a folder without its
+                ``algo_object.json`` is none for Auto3DSeg, so that the work directory can still be used.
+        """
+        if not Path(str(self.template_path), TEMPLATE).is_dir():  # that of another machine
+            self.template_path = str(plugin_folder("auto3dseg"))
+        name, self.name = self.name, TEMPLATE  # the name that the input gives this algorithm may be another
+        try:
+            super().export_to_disk(os.path.abspath(output_path), algo_name, **kwargs)
+        finally:
+            self.name = name
+
+    def fill_template_config(self, data_stats_filename: str, algo_path: str, **kwargs: Any) -> dict[str, Any]:
+        """Plan the parameters, and write them into the folder of the algorithm.
+
+        Args:
+            data_stats_filename: report of MONAI's ``DataAnalyzer``.
+            algo_path: the folder.
+            **kwargs: ``fold``, parameters that are not to be planned, and ``fill_with_datastats=False``, with which the
+                parameters of the algorithm as it is are written again.
+
+        Returns:
+            What was written, by file.
+
+        Raises:
+            ValueError: When something about the data or a parameter is not as it must be.
+        """
+        given = dict(kwargs)
+        given.pop("bundle_root", None)
+        given.pop("gpu_customization_specs", None)
+        if given.pop("gpu_customization", False):
+            logger.info("gpu_customization is not needed: prox plans for the memory of the device.")
+        if given.pop("fill_with_datastats", True) or CONFIG not in self.fill_records:
+            base = {**self._planned(data_stats_filename), **self.settings}
+        else:
+            base = self.fill_records[CONFIG]
+        parameters = read_parameters(base, given)
+        read_split(parameters.data_list_file_path, parameters.data_file_base_dir, parameters.fold)
+        where = {"bundle_root": os.path.abspath(algo_path), "ckpt_path": "$@bundle_root + '/model'"}
+        write_config(Path(algo_path, "configs", CONFIG), where | parameters.to_dict())
+        return {CONFIG: parameters.to_dict()}
+
+    def _planned(self, data_stats_filename: str) -> dict[str, Any]:
+        source = ConfigParser.load_config_file(self.data_list_file)
+        names = foreground_names(source)
+        summary = DataSummary.of(ConfigParser.load_config_file(data_stats_filename))
+        planned = plan(summary, modality=str(source["modality"]), class_names=names)
+        return {
+            "data_list_file_path": os.path.abspath(source["datalist"]),
+            "data_file_base_dir": os.path.abspath(source["dataroot"]),
+            "fold": 0,
+            **planned.to_dict(),
+        }
+
+    def train(self, train_params: dict | None = None, device_setting: dict | None = None) -> Any:
+        """Train in a process of its own, or in one per GPU.
+
+        Args:
+            train_params: parameters of this training, see :class:`Parameters`.
+            device_setting: see MONAI's ``AutoRunner.set_device_info``.
+
+        Raises:
+            ValueError: When a parameter is not as it must be: before anything is started.
+            RuntimeError: When the training fails; the message holds its output.
+        """
+        folder = AlgoFolder.at(self.output_path)
+        if folder.is_member:
+            logger.info("%s is a subnet of a supernet: there is nothing to train.", folder.root.name)
+            return None
+        params = {name: value for name, value in (train_params or {}).items() if name != "CUDA_VISIBLE_DEVICES"}
+        folder.parameters(params)
+        return super().train(params, device_setting)
+
+    def get_score(self, *args: Any, **kwargs: Any) -> float:
+        """Return the mean Dice of the largest subnet on the validation cases; that of a member is its subnet's.
+
+        Raises:
+            FileNotFoundError: When the algorithm is not trained.
+        """
+        folder = AlgoFolder.at(self.output_path)
+        entries = ConfigParser.load_config_file(str(folder.progress))
+        if folder.is_member:
+            (subnet,) = folder.trained_parameters().subnet
+            entries = [entry for entry in entries if subnet in (entry["name"], entry["subnet"])]
+        return float(entries[-1]["best_avg_dice_score"])
+
+    def _create_cmd(self, train_params: dict | None = None) -> tuple[Any, str]:
+        """Return the command: a list, so that paths may hold spaces, and this Python, which may not be on the PATH."""
+        setting = self.device_setting
+        if int(setting["NUM_NODES"]) > 1:
+            return super()._create_cmd(train_params)
+        prefix, devices = str(setting["CMD_PREFIX"] or "").strip(), int(setting["n_devices"])
+        if prefix and prefix != "None":
+            start = shlex.split(prefix)
+        else:
+            several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={devices}"]
+            start = [sys.executable, *(several if devices > 1 else [])]
+        options = {
+            "config_file": str(AlgoFolder.at(self.output_path).root / "configs" / CONFIG),
+            **(train_params or {}),
+        }
+        script = str(Path(self.output_path).absolute() / "scripts" / "train.py")
+        return [*start, script, "run", *(f"--{name}={_argument(value)}" for name, value in options.items())], ""
+
+    def _run_cmd(self, cmd: Any, devices_info: str = "") -> subprocess.CompletedProcess:
+        if isinstance(cmd, str):
+            return super()._run_cmd(cmd, devices_info)
+        devices = {"CUDA_VISIBLE_DEVICES": str(self.device_setting["CUDA_VISIBLE_DEVICES"])}
+        return run_cmd(cmd, run_cmd_verbose=True, env=os.environ | devices, check=True)
+
+
+def _argument(value: Any) -> str:
+    """A value as Python Fire reads it."""
+    return value if isinstance(value, str) else repr(list(value) if isinstance(value, tuple) else value)
