@@ -60,6 +60,7 @@ def finished(data, tmp_path_factory) -> SimpleNamespace:
 def test_every_result_is_there(finished):
     for name in ("pareto.png", "prediction.png"):
         assert (finished.output / name).read_bytes().startswith(b"\x89PNG")
+    assert "<h2>Cases</h2>" in (finished.output / "report.html").read_text()
     assert len(list((finished.output / "prediction").glob("synthetic_*.nii.gz"))) == 1
     assert {path.name for path in (finished.output / "stock").iterdir()} == set(NAMES)
     assert (finished.output / "settings.yaml").read_text() == TINY
@@ -102,7 +103,7 @@ def test_the_closing_text(finished):
     text = finished.text
     assert text.startswith("\nSynthetic: ")
     assert "SYNTHETIC" not in text
-    for said in (*NAMES, "random subnets: Dice", "4/8 train", "pareto.png", "Next:", str(finished.output)):
+    for said in (*NAMES, "random subnets: Dice", "4/9 train", "pareto.png", "Next:", str(finished.output)):
         assert said in text
 
 
@@ -112,7 +113,7 @@ def test_again_nothing_is_done(finished, data, monkeypatch, caplog):
     before = {path: path.stat().st_mtime_ns for path in finished.output.rglob("*") if path.is_file()}
     with caplog.at_level(logging.INFO, "prox_monai"):
         assert tiny(data, finished.output) == finished.text
-    assert [record.message.partition(": is there")[1] for record in caplog.records] == [": is there"] * 8
+    assert [record.message.partition(": is there")[1] for record in caplog.records] == [": is there"] * 9
     assert {path: path.stat().st_mtime_ns for path in finished.output.rglob("*") if path.is_file()} == before
 
 

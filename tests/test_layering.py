@@ -28,7 +28,7 @@ LAYERS = {
     "evaluation": {"space", "networks", "elastic"},
     "search": SUPERNETS,
     "export": SUPERNETS,
-    "report": SUPERNETS,
+    "report": SUPERNETS | {"search", ""},
     "data": set(),
     "plugin_files": set(),
     "integrations": set(),
@@ -51,8 +51,10 @@ HOSTS = NNUNET | MONAI | FORMATS | {"optuna"}
 AT_TOP = {"integrations.nnunet": NNUNET, "integrations.monai": MONAI, "integrations.auto3dseg": MONAI}
 INSIDE = {
     "data": {"monai"},
+    "evaluation": {"monai"},
     "search": {"optuna"},
     "export": FORMATS,
+    "integrations.nnunet": FORMATS,
     "commands": HOSTS,
     "doctor": HOSTS,
     "demo": HOSTS,
@@ -61,7 +63,7 @@ INSIDE = {
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: the module it stands in, the module it names, whether a function holds it."""
+    """One import statement: the module it stands in, the module it names, whether it does not run on import."""
 
     module: str
     target: str
@@ -71,8 +73,8 @@ class Import:
 def imports_of(source: str, module: str, package: str) -> Iterator[Import]:
     """All imports of a module; a name taken from a package is read as a module of it."""
     tree = ast.parse(source)
-    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    inside = {id(node) for function in functions for node in ast.walk(function)}
+    late = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.If))]
+    inside = {id(node) for block in late if not isinstance(block, ast.If) or _typing(block) for node in ast.walk(block)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
@@ -83,6 +85,11 @@ def imports_of(source: str, module: str, package: str) -> Iterator[Import]:
         else:
             continue
         yield from (Import(module, target, id(node) in inside) for target in targets)
+
+
+def _typing(block: ast.If) -> bool:
+    """Whether it is ``if TYPE_CHECKING``, which does not run."""
+    return isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
 
 
 def part_of(module: str) -> str:

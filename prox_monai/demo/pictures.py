@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from prox_monai.data import DecathlonDataset
-from prox_monai.search.plots import prediction_picture
+from prox_monai.report.prediction import prediction_picture
 
 
 def draw_case(dataset: DecathlonDataset, case: str, raw: Path, prediction: Path, path: Path) -> None:

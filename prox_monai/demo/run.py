@@ -28,6 +28,7 @@ from prox_monai.demo.summary import model_folder, summary
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.integrations.nnunet.export import export_stock, stock_subnet
+from prox_monai.integrations.nnunet.report import Wanted, write_report
 from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
 from prox_monai.integrations.nnunet.unseen import choose_device, evaluate_trained
 from prox_monai.plugin_files import plugin_folder
@@ -82,18 +83,19 @@ def run_demo(
     if demo.synthetic:
         logger.info("%s Give --data for real ones.", SYNTHETIC)
     for title, result, step in (
-        ("1/8 data", demo.folder / "dataset.json", demo.prepare),
-        ("2/8 convert to nnU-Net's format", demo.output / "nnUNet_raw", demo.convert),
-        ("3/8 plan and preprocess with nnU-Net", demo.output / "nnUNet_preprocessed", demo.plan),
+        ("1/9 data", demo.folder / "dataset.json", demo.prepare),
+        ("2/9 convert to nnU-Net's format", demo.output / "nnUNet_raw", demo.convert),
+        ("3/9 plan and preprocess with nnU-Net", demo.output / "nnUNet_preprocessed", demo.plan),
         (
-            "4/8 train with nnU-Net and ProXTrainer",
+            "4/9 train with nnU-Net and ProXTrainer",
             demo.output / "nnUNet_results",
             lambda: demo.train(settings),
         ),
-        ("5/8 evaluate subnets", demo.output / "subnets.jsonl", demo.evaluate),
-        ("6/8 export stock model folders", demo.output / "stock", demo.export),
-        ("7/8 predict with stock nnU-Net", demo.output / "prediction", demo.predict),
-        ("8/8 draw", demo.output / "prediction.png", demo.draw),
+        ("5/9 evaluate subnets", demo.output / "subnets.jsonl", demo.evaluate),
+        ("6/9 export stock model folders", demo.output / "stock", demo.export),
+        ("7/9 predict with stock nnU-Net", demo.output / "prediction", demo.predict),
+        ("8/9 draw", demo.output / "prediction.png", demo.draw),
+        ("9/9 report", demo.output / "report.html", demo.report),
     ):
         record.do(title, result, step)
     return summary(folder, demo.rows, record.seconds, title=demo.title, warning=SYNTHETIC if demo.synthetic else "")
@@ -220,6 +222,11 @@ class Demo:
         case = self._shown_case
         predicted = self.output / "prediction" / f"{case}.nii.gz"
         draw_case(self.dataset, case, self._raw, predicted, self.output / "prediction.png")
+
+    def report(self) -> None:
+        """Write everything that was found as one page."""
+        folders = {name: str(self.output / name) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
+        write_report(self.model, Wanted((self.output / "subnets.jsonl",)), self.output / "report.html", folders)
 
     @cached_property
     def dataset(self) -> DecathlonDataset:

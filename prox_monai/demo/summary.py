@@ -47,6 +47,7 @@ def _next(output: Path) -> list[str]:
     trained = shlex.quote(str(model_folder(output)))
     return [
         f"In {output}:",
+        "  report.html       all of this, and more, as a page for the browser",
         "  subnets.jsonl     every subnet that was evaluated",
         "  pareto.png        their Dice against their latency",
         "  stock/            three subnets, at resolution 1, as stock nnU-Net folders: no prox-monai needed",

@@ -1,8 +1,8 @@
-"""The pictures: the front of evaluated subnets, a prediction beside its truth, trainings beside each other."""
+"""The pictures of evaluated subnets and of trainings: the front, buckets of latency, losses and phases."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -12,19 +12,12 @@ from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.search.pareto import latency_buckets, pareto_front
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
     from matplotlib.figure import Figure
 
-    Volume = np.ndarray[tuple[int, int, int], np.dtype[Any]]
-
 _MARKERS = "osD^v"
-_OVERLAYS = ("#e6550d", "#2c7fb8", "#31a354", "#756bb1", "#e7ba52", "#d6616b")
-_PLANES = (  # name, axis that is cut, letters at the left, right, bottom and top of the slice
-    ("axial", 2, "LRPA"),
-    ("coronal", 1, "LRIS"),
-    ("sagittal", 0, "PAIS"),
-)
+_WIDE = 10  # latencies that differ by more are shown on a logarithmic axis
 
 
 def pareto_picture(
@@ -34,6 +27,9 @@ def pareto_picture(
     title: str,
     value: str = "dice",
     label: str = "mean foreground Dice",
+    named: Collection[str] = ALIASES,
+    buckets: int = 1,
+    others: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Draw what subnets are worth against latency, coloured by mean width, with the Pareto front and the named ones.
 
@@ -43,6 +39,10 @@ def pareto_picture(
         title: what the rows were measured on.
         value: the field that says what a subnet is worth.
         label: what that is.
+        named: names of the rows that are pointed at.
+        buckets: number of quantile buckets of latency that are shown by lines (ProX, figure 4).
+        others: networks to compare with, no part of the front: ``name``, ``latency_ms`` and the value, which may be
+            None: then a line shows the latency.
 
     Raises:
         ImportError: When matplotlib is not installed.
@@ -51,97 +51,24 @@ def pareto_picture(
     rows = [row for row in rows if row[value] is not None]
     if not rows:
         raise ValueError(f"there is no row with a {value} to draw in {path}.")
-    figure = _figure(8, 5)
-    from matplotlib.colors import Normalize
-
+    figure = new_figure(8, 5)
     axes = figure.add_subplot()
-    latency, worth = [row["latency_ms"] for row in rows], [row[value] for row in rows]
-    front = pareto_front(latency, worth)
-    axes.step(
-        [latency[i] for i in front],
-        [worth[i] for i in front],
-        where="post",
-        color="0.55",
-        zorder=1,
-        label="Pareto front",
-    )
-    widths = [fmean(row["config"]["width"]) for row in rows]
-    norm = Normalize(min(widths), max(widths))
-    resolutions = sorted({row["config"]["resolution"] for row in rows})
-    for marker, resolution in zip(cycle(_MARKERS), resolutions, strict=False):
-        chosen = [i for i, row in enumerate(rows) if row["config"]["resolution"] == resolution]
-        points = axes.scatter(
-            [latency[i] for i in chosen],
-            [worth[i] for i in chosen],
-            c=[widths[i] for i in chosen],
-            norm=norm,
-            marker=marker,
-            s=48,
-            edgecolors="black",
-            linewidths=0.6,
-        )
-        axes.scatter([], [], c="0.8", marker=marker, edgecolors="black", label=f"resolution {resolution:g}")
+    latency = [row["latency_ms"] for row in rows]
+    _draw_front(axes, latency, [row[value] for row in rows])
+    points = _draw_subnets(axes, rows, value)
     figure.colorbar(points, label="mean width")
-    _name_points(axes, rows, value)
+    _draw_buckets(axes, latency, min(buckets, len(rows)))
+    _draw_others(axes, others, value)
+    _name_points(axes, [row for row in rows if row["name"] in named], value, fmean((min(latency), max(latency))))
     axes.set(xlabel="latency of one patch, batch 1 (ms)", ylabel=label, title=title)
+    shown = [*latency, *(other["latency_ms"] for other in others)]
+    if max(shown) > _WIDE * min(shown):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(0.08, 0.16)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
     figure.savefig(path, dpi=150)
-
-
-def prediction_picture(
-    image: Volume,
-    truth: Volume,
-    prediction: Volume,
-    path: str | Path,
-    *,
-    title: str,
-    source: str,
-    labels: Sequence[str],
-    spacing: Sequence[float] = (1.0, 1.0, 1.0),
-) -> None:
-    """Draw image, truth and prediction: three slices through the middle of the structure.
-
-    Args:
-        image: one channel, its axes pointing right, anterior and superior (RAS+), as ``(X, Y, Z)``.
-        truth: labels of the same shape.
-        prediction: labels of the same shape.
-        path: the PNG to write.
-        title: the case and how good the prediction is.
-        source: where the image comes from, and its licence.
-        labels: names of the labels 1, 2, ...
-        spacing: voxel size per axis, millimetres.
-
-    Raises:
-        ImportError: When matplotlib is not installed.
-        ValueError: When the shapes differ.
-    """
-    if not image.shape == truth.shape == prediction.shape:
-        raise ValueError(
-            f"image, truth and prediction must have one shape, got {image.shape}, {truth.shape} and {prediction.shape}."
-        )
-    size = [voxels * step for voxels, step in zip(image.shape, spacing, strict=True)]
-    heights = [size[up] / size[across] for across, up in ((0, 1), (0, 2), (1, 2))]
-    figure = _figure(7.5, 2.4 * sum(heights) + 1.4)
-    grid = figure.subplots(3, 3, height_ratios=heights)
-    centre = _centre(truth if truth.any() else prediction)
-    for row, (plane, axis, letters) in zip(grid, _PLANES, strict=True):
-        shown, *overlays = (volume.take(centre[axis], axis).T for volume in (image, truth, prediction))
-        across, up = (spacing[i] for i in range(3) if i != axis)
-        for axes, overlay in zip(row, (None, *overlays), strict=True):
-            axes.imshow(shown, cmap="gray", origin="lower", aspect=up / across)
-            if overlay is not None:
-                _overlay(axes, overlay, len(labels))
-            axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(f"{plane}, slice {centre[axis] + 1} of {image.shape[axis]}")
-        _orient(row[0], letters)
-    for axes, name in zip(grid[0], ("image", "truth", "prediction"), strict=True):
-        axes.set_title(name)
-    _legend(figure, labels)
-    figure.suptitle(title)
-    grid[-1][1].set_xlabel(source, fontsize="small", color="0.35")
-    figure.savefig(path, dpi=130)
 
 
 def bucket_picture(
@@ -167,7 +94,7 @@ def bucket_picture(
     """
     distinct = sorted({latency for pairs in scores.values() for latency, _ in pairs})
     index = dict(zip(distinct, latency_buckets(distinct, buckets), strict=True))
-    figure = _figure(max(8.0, 0.28 * buckets * len(scores) + 2), 5)
+    figure = new_figure(max(8.0, 0.28 * buckets * len(scores) + 2), 5)
     axes = figure.add_subplot()
     step = 0.8 / len(scores)
     for number, (method, pairs) in enumerate(scores.items()):
@@ -207,7 +134,7 @@ def loss_picture(curves: Mapping[str, Mapping[str, Sequence[Any]]], path: str | 
     Raises:
         ImportError: When matplotlib is not installed.
     """
-    figure = _figure(9, 0.8 + 2.0 * len(curves))
+    figure = new_figure(9, 0.8 + 2.0 * len(curves))
     rows = figure.subplots(len(curves), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for number, (axes, (name, curve)) in enumerate(zip(rows, curves.items(), strict=True)):
         axes.plot(range(1, len(curve["loss"]) + 1), curve["loss"], color=f"C{number % 10}", marker=".", markersize=4)
@@ -223,64 +150,89 @@ def loss_picture(curves: Mapping[str, Mapping[str, Sequence[Any]]], path: str | 
     figure.savefig(path, dpi=130)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Make a figure of a size in inches, saved by Agg; it has no state outside itself.
+
+    Raises:
+        ImportError: When matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('pictures need matplotlib: pip install "prox-monai[search]"') from error
-    return Figure(figsize=(width, height), layout="constrained")  # saved by Agg; no state outside it
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def _name_points(axes: Axes, rows: Sequence[Mapping[str, Any]], value: str) -> None:
-    middle = fmean((min(row["latency_ms"] for row in rows), max(row["latency_ms"] for row in rows)))
-    for row in rows:
-        if row["name"] in ALIASES:
-            right = row["latency_ms"] > middle
-            axes.annotate(
-                f"{row['name']} {row[value]:.3f}",
-                (row["latency_ms"], row[value]),
-                xytext=(-16 if right else 16, 22),
-                textcoords="offset points",
-                ha="right" if right else "left",
-                arrowprops={"arrowstyle": "-", "shrinkB": 4},
-                bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "0.6", "alpha": 0.85},
+def _draw_front(axes: Axes, latency: Sequence[float], worth: Sequence[float]) -> None:
+    front = pareto_front(latency, worth)
+    axes.step(
+        [latency[i] for i in front],
+        [worth[i] for i in front],
+        where="post",
+        color="0.55",
+        zorder=1,
+        label="Pareto front",
+    )
+
+
+def _draw_subnets(axes: Axes, rows: Sequence[Mapping[str, Any]], value: str) -> PathCollection:
+    """A point a subnet, a marker a resolution; returns points, which have the colours of all."""
+    from matplotlib.colors import Normalize
+
+    widths = [fmean(row["config"]["width"]) for row in rows]
+    norm = Normalize(min(widths), max(widths))
+    resolutions = sorted({row["config"]["resolution"] for row in rows})
+    for marker, resolution in zip(cycle(_MARKERS), resolutions, strict=False):
+        chosen = [i for i, row in enumerate(rows) if row["config"]["resolution"] == resolution]
+        points = axes.scatter(
+            [rows[i]["latency_ms"] for i in chosen],
+            [rows[i][value] for i in chosen],
+            c=[widths[i] for i in chosen],
+            norm=norm,
+            marker=marker,
+            s=48,
+            edgecolors="black",
+            linewidths=0.6,
+        )
+        axes.scatter([], [], c="0.8", marker=marker, edgecolors="black", label=f"resolution {resolution:g}")
+    return points
+
+
+def _draw_buckets(axes: Axes, latency: Sequence[float], buckets: int) -> None:
+    index = latency_buckets(latency, buckets)
+    for bucket in range(1, buckets):
+        inside = [x for x, number in zip(latency, index, strict=True) if number == bucket]
+        if inside:
+            axes.axvline(min(inside), color="0.8", linestyle=":", linewidth=1, zorder=0)
+
+
+def _draw_others(axes: Axes, others: Sequence[Mapping[str, Any]], value: str) -> None:
+    for number, other in enumerate(others, 1):
+        if other[value] is None:
+            axes.axvline(other["latency_ms"], color=f"C{number}", linestyle="--", label=other["name"])
+        else:
+            axes.plot(
+                other["latency_ms"],
+                other[value],
+                color=f"C{number}",
+                marker="*",
+                markersize=14,
+                markeredgecolor="black",
+                linestyle="",
+                label=f"{other['name']} {other[value]:.3f}",
             )
 
 
-def _centre(volume: Volume) -> tuple[int, ...]:
-    """The middle of what is not background, in voxels; of the volume if nothing is."""
-    inside = volume.nonzero()
-    if not inside[0].size:
-        return tuple(size // 2 for size in volume.shape)
-    return tuple(round(float(positions.mean())) for positions in inside)
-
-
-def _overlay(axes: Axes, labels: np.ndarray, count: int) -> None:
-    for value in range(1, count + 1):
-        mask = labels == value
-        if mask.any():
-            colour = _OVERLAYS[(value - 1) % len(_OVERLAYS)]
-            axes.contourf(mask, levels=[0.5, 1.5], colors=[colour], alpha=0.35)
-            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
-
-
-def _orient(axes: Axes, letters: str) -> None:
-    places = (((0, 0.5), (8, 0)), ((1, 0.5), (-8, 0)), ((0.5, 0), (0, 8)), ((0.5, 1), (0, -8)))
-    for letter, (edge, inwards) in zip(letters, places, strict=True):
+def _name_points(axes: Axes, rows: Sequence[Mapping[str, Any]], value: str, middle: float) -> None:
+    """Point at rows, from the left where they are slower than ``middle`` milliseconds."""
+    for row in rows:
+        right = row["latency_ms"] > middle
         axes.annotate(
-            letter,
-            edge,
-            xycoords="axes fraction",
-            xytext=inwards,
+            f"{row['name']} {row[value]:.3f}",
+            (row["latency_ms"], row[value]),
+            xytext=(-16 if right else 16, 22),
             textcoords="offset points",
-            color="yellow",
-            ha="center",
-            va="center",
+            ha="right" if right else "left",
+            arrowprops={"arrowstyle": "-", "shrinkB": 4},
+            bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "0.6", "alpha": 0.85},
         )
-
-
-def _legend(figure: Figure, labels: Sequence[str]) -> None:
-    from matplotlib.patches import Patch
-
-    handles = [Patch(color=_OVERLAYS[i % len(_OVERLAYS)], label=label) for i, label in enumerate(labels)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)

@@ -2,24 +2,13 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
 import pytest
 
-from prox_monai.search.plots import bucket_picture, loss_picture, pareto_picture, prediction_picture
+from prox_monai.search.plots import bucket_picture, loss_picture, pareto_picture
 
 pytest.importorskip("matplotlib")
 from matplotlib.axes import Axes
 from matplotlib.image import imread
-
-
-def volume() -> np.ndarray:
-    labels = np.zeros((12, 20, 16), np.uint8)
-    labels[4:9, 8:12, 5:10], labels[4:9, 12:16, 5:10] = 1, 2
-    return labels
-
-
-def draw(path, image, truth, prediction):
-    prediction_picture(image, truth, prediction, path, title="case", source="made up", labels=["head", "tail"])
 
 
 def test_pareto_picture(rows, tmp_path, monkeypatch):
@@ -44,31 +33,6 @@ def test_pareto_picture_needs_a_dice(rows, tmp_path):
     with pytest.raises(ValueError, match="there is no row with a dice to draw in .*pareto.png"):
         pareto_picture(rows[1:2], tmp_path / "pareto.png", title="none")
     assert not (tmp_path / "pareto.png").exists()
-
-
-def test_prediction_picture(tmp_path):
-    image, truth = np.random.default_rng(0).random((12, 20, 16)), volume()
-    draw(tmp_path / "right.png", image, truth, truth)
-    draw(tmp_path / "wrong.png", image, truth, np.roll(truth, 2, 1))
-    right, wrong = imread(tmp_path / "right.png"), imread(tmp_path / "wrong.png")
-    assert min(right.shape[:2]) > 700
-    assert right.shape == wrong.shape
-    third = right.shape[1] // 3
-    changed = (right != wrong).any((0, 2))
-    assert changed[2 * third :].any()
-    assert not changed[: 2 * third - 20].any()
-
-
-def test_prediction_picture_of_an_empty_case(tmp_path):
-    empty = np.zeros((12, 20, 16), np.uint8)
-    draw(tmp_path / "empty.png", empty + 1.0, empty, empty)
-    assert (tmp_path / "empty.png").stat().st_size > 5000
-
-
-def test_prediction_picture_wants_one_shape(tmp_path):
-    truth = volume()
-    with pytest.raises(ValueError, match=r"must have one shape, got \(12, 20, 16\), \(12, 20, 16\) and \(6, 20, 16\)"):
-        draw(tmp_path / "x.png", truth, truth, truth[::2])
 
 
 def test_bucket_picture(tmp_path, monkeypatch):
@@ -105,3 +69,20 @@ def test_without_matplotlib(rows, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pictures need matplotlib: pip install "prox-monai\[search\]"'):
         pareto_picture(rows, tmp_path / "pareto.png", title="none")
+
+
+def test_pareto_picture_with_what_it_is_compared_to(rows, tmp_path, monkeypatch):
+    lines, named, drawn = [], [], Axes.axvline
+    monkeypatch.setattr(Axes, "axvline", lambda axes, x, **k: lines.append(x) or drawn(axes, x, **k))
+    monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **k: named.append((x, y, k["label"])))
+    others = [{"name": "timed", "latency_ms": 30.0, "dice": None}, {"name": "trained", "latency_ms": 9.0, "dice": 0.9}]
+    pareto_picture(rows, tmp_path / "pareto.png", title="with two others", buckets=2, others=others)
+    assert lines == [12.0, 30.0]
+    assert named[-1] == (9.0, 0.9, "trained 0.900")
+
+
+def test_pareto_picture_points_at_what_is_named(rows, tmp_path, monkeypatch):
+    named = []
+    monkeypatch.setattr(Axes, "annotate", lambda axes, text, *a, **k: named.append(text))
+    pareto_picture(rows, tmp_path / "pareto.png", title="one", named=["middle"])
+    assert named == ["middle 0.830"]

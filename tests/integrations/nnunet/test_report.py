@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prox_monai.cli import main
+from prox_monai.commands import report as command
+from prox_monai.evaluation.multiply_adds import ALIASES
+from prox_monai.evaluation.subnets import read_rows
+from prox_monai.integrations.nnunet.report import Wanted, planned_network, write_report
+from prox_monai.integrations.nnunet.unseen import evaluate_trained, preprocessed_folder
+
+
+@pytest.fixture(scope="module")
+def table(model, tmp_path_factory) -> Path:
+    """Three evaluated subnets of the finished training."""
+    path, find = tmp_path_factory.mktemp("rows") / "rows.jsonl", model.multiply_adds().find
+    named = [(alias, find(alias)) for alias in ALIASES]
+    list(evaluate_trained(model, named, preprocessed_folder(model, os.environ), path, half="both"))
+    return path
+
+
+def test_a_report_shows_training_subnets_networks_and_cases(model, table, tmp_path):
+    write_report(model, Wanted((table,)), tmp_path / "report.html", os.environ)
+    page = (tmp_path / "report.html").read_text()
+    for heading in ("Training", "Subnets", "Networks", "Cases"):
+        assert f"<h2>{heading}</h2>" in page
+    assert page.count("data:image/png;base64,") == 1 + 1 + 3 + 3  # progress, front, three subnets, three cases
+    for text in (*ALIASES, "nnU-Net, as planned", "5: resolution", model.digest, "worst of", "median of", "best of"):
+        assert text in page
+
+
+def test_without_images_the_page_says_so(model, table, tmp_path, caplog):
+    environment = {name: value for name, value in os.environ.items() if name != "nnUNet_raw"}
+    write_report(model, Wanted((table,), ("smallest",)), tmp_path / "report.html", environment)
+    page = (tmp_path / "report.html").read_text()
+    assert "No case is shown: nnUNet_raw is not set" in page
+    assert "no case is shown" in caplog.text
+    assert page.count("data:image/png;base64,") == 3
+
+
+def test_a_subnet_that_no_table_holds_shows_no_case(model, table, tmp_path):
+    write_report(model, Wanted((table,), ("d1-w.5-k5-r1",)), tmp_path / "report.html", os.environ)
+    assert "No table holds d1-w.5-k5-r1" in (tmp_path / "report.html").read_text()
+
+
+def test_the_planned_network_is_compared(model, table, finished):
+    rows = read_rows(table)
+    row = planned_network(model, rows, finished)
+    summary = json.loads((finished / "validation" / "summary.json").read_text())
+    assert row["dice"] == pytest.approx(summary["foreground_mean"]["Dice"])
+    assert row["parameters"] > rows[0]["parameters"]
+    assert planned_network(model, rows, None)["dice"] is None
+
+
+def test_what_it_is_compared_with_must_be_there(model, table, finished, tmp_path):
+    rows = read_rows(table)
+    with pytest.raises(FileNotFoundError, match="should be a fold that nnU-Net trained and validated"):
+        planned_network(model, rows, tmp_path)
+    shutil.copytree(finished / "validation", tmp_path / "validation")
+    path = tmp_path / "validation" / "summary.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps(summary | {"metric_per_case": summary["metric_per_case"][1:]}))
+    with pytest.raises(ValueError, match="lacks 1 of the cases that subnets were scored on"):
+        planned_network(model, rows, tmp_path)
+
+
+def test_tables_must_fit(model, table, tmp_path):
+    with pytest.raises(FileNotFoundError, match="prox-monai evaluate writes such a table"):
+        write_report(model, Wanted((tmp_path / "none.jsonl",)), tmp_path / "report.html", os.environ)
+    other = tmp_path / "other.jsonl"
+    rows = read_rows(table)
+    other.write_text(json.dumps(rows[0] | {"key": "other", "dice_per_case": {"another": 0.5}}) + "\n")
+    with pytest.raises(ValueError, match="hold subnets that were scored on different cases"):
+        write_report(model, Wanted((table, other)), tmp_path / "report.html", os.environ)
+    other.write_text("")
+    with pytest.raises(ValueError, match="hold no subnet with a Dice"):
+        write_report(model, Wanted((other,)), tmp_path / "report.html", os.environ)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_command(finished, table, tmp_path, capsys):
+    arguments = ["report", str(finished.parent), "--rows", str(table), "--subnets", "smallest"]
+    output = tmp_path / "report.html"
+    assert main([*arguments, "--output", str(output)], command.COMMANDS) == 0
+    written = output.read_bytes()
+    assert main([*arguments, "--output", str(output)], command.COMMANDS) == 2
+    assert "exists; give another --output, or --overwrite" in capsys.readouterr().err
+    assert output.read_bytes() == written
+    assert main([*arguments, "--output", str(output), "--overwrite"], command.COMMANDS) == 0
