@@ -5,7 +5,7 @@
 The folds are nnU-Net's. The cases of fold 0 validate, and are the files to predict, each time by an AutoRunner of its
 own: its time is that of Auto3DSeg's predict, reading and saving included, and its Dice is that of the saved files on
 their own grid. Nothing is chosen on these cases. A training that is there is not repeated. Results go to
-benchmarks/results/auto3dseg.json; what is printed is a table for a text.
+benchmarks/results/auto3dseg.json and into README.md.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import device_lines
 import nibabel as nib
 import numpy as np
 import torch
+import update_readme
 from comparison.summary import write_json
 from comparison.workplace import environment
 from monai.apps.auto3dseg import AutoRunner
@@ -54,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = measure(data.absolute(), arguments.output.absolute(), arguments.epochs)
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     write_json(result, arguments.results)
-    print(table(result))
+    update_readme.write_readme()
+    print("\n".join(device_lines.auto3dseg_lines(arguments.results.parent)))
     print(f"written to {arguments.results}")
     return 0
 
@@ -145,25 +148,6 @@ def dice(predicted: str | Path, label: str | Path) -> list[float]:
     theirs, ours = (np.asanyarray(nib.load(path).dataobj).squeeze() for path in (label, predicted))
     overlaps = [(np.sum((theirs == v) & (ours == v)), np.sum(theirs == v) + np.sum(ours == v)) for v in (1, 2)]
     return [float(2 * both / total) if total else float("nan") for both, total in overlaps]
-
-
-def table(result: dict[str, Any]) -> str:
-    """Return the result as a table in Markdown."""
-    cases = result["cases"]
-    lines = [
-        f"{result['data']}, {cases['all'] - cases['validation']} training and {cases['validation']} validation cases, "
-        f"{result['settings']['num_epochs']} epochs: {result['seconds'] / 60:.1f} minutes from analysis to "
-        f"predictions, score {result['score']:.3f}",
-        "",
-        "| subnet | parameters | ms per patch | seconds per case | Dice of the saved files |",
-        "|---|---|---|---|---|",
-    ]
-    for name, row in result["subnets"].items():
-        lines.append(
-            f"| {name} `{row['key']}` | {row['parameters'] / 1e6:.2f} M | {row['latency_ms']:.0f} | "
-            f"{row['predict_seconds_per_case']:.2f} | {row['predict_dice']:.3f} |"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

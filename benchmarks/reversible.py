@@ -269,7 +269,7 @@ def main() -> None:
         "command": f"python benchmarks/reversible.py --device {arguments.device} --threads {arguments.threads} "
         f"--steps {arguments.steps}",
         "machine": {
-            "device": cost._device_name(torch.device(arguments.device)),
+            "device": cost.device_name(arguments.device),
             "threads": arguments.threads,
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
+
+from comparison.markdown import markdown
+from device_lines import auto3dseg_lines, deploy_lines, reversible_lines, search_lines
 
 from prox_monai.evaluation.multiply_adds import ALIASES
 
@@ -81,12 +83,6 @@ def random_cells(dice: list[float]) -> tuple[str, ...]:
     """Return the cells of the random subnets."""
     span = f"{fmean(dice):.3f} ({min(dice):.3f} to {max(dice):.3f})"
     return (f"{len(dice)} random subnets", "mean (least to most)", "", "", "", span, "", "")
-
-
-def markdown(header: Sequence[str], align: str, rows: Iterable[Iterable[str]]) -> list[str]:
-    """Return the lines of a table; ``align`` has an ``l`` or an ``r`` for each column."""
-    rule = ["---" if side == "l" else "---:" for side in align]
-    return [f"| {' | '.join(header)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(cells)} |" for cells in rows)]
 
 
 def expansion_lines(phases: list[dict]) -> list[str]:
@@ -255,7 +251,18 @@ def bundle_lines() -> list[str]:
 
 def table() -> str:
     """Return the text between the marks."""
-    return "\n".join([*demo_table(), *bundle_lines(), *paper_lines(), *ranking_lines(), *step_cost_lines()]) + "\n"
+    lines = [
+        *demo_table(),
+        *deploy_lines(RESULTS),
+        *search_lines(RESULTS),
+        *bundle_lines(),
+        *auto3dseg_lines(RESULTS),
+        *paper_lines(),
+        *ranking_lines(),
+        *step_cost_lines(),
+        *reversible_lines(RESULTS),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def write_readme() -> None:

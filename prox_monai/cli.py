@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from prox_monai import __version__
-from prox_monai.commands import general, monai, nnunet
+from prox_monai.commands import export, general, monai, nnunet, predict, report, search
 from prox_monai.commands.command import Command
 
 EXAMPLES = """examples:
@@ -17,7 +17,9 @@ EXAMPLES = """examples:
   prox-monai demo --data Task04_Hippocampus              the whole way, on real data, in minutes
 """
 
-COMMANDS: tuple[Command, ...] = (*general.COMMANDS, *nnunet.COMMANDS, *monai.COMMANDS)
+COMMANDS: tuple[Command, ...] = tuple(
+    command for module in (general, nnunet, search, export, predict, report, monai) for command in module.COMMANDS
+)
 
 
 def build_parser(commands: Sequence[Command] = COMMANDS) -> argparse.ArgumentParser:

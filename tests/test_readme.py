@@ -72,8 +72,9 @@ def test_settings_are_accepted():
     settings.ProXSettings(**yaml.safe_load(text))
 
 
-def test_the_results_table_is_what_the_command_writes():
+def test_the_results_table_is_what_the_command_writes(monkeypatch):
     path = ROOT / "benchmarks" / "update_readme.py"
+    monkeypatch.syspath_prepend(str(path.parent))
     spec = importlib.util.spec_from_file_location("update_readme", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

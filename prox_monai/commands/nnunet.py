@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import re
 import shlex
 from pathlib import Path
 
-from prox_monai.commands.command import SUBNET, Command, device_argument, extra
-
-_EXAMPLE = "$nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
+from prox_monai.commands.arguments import MODEL_EXAMPLE, model_arguments
+from prox_monai.commands.command import SUBNET, Command, extra
+from prox_monai.commands.evaluate import EVALUATE
 
 
 def _nnunet_path(arguments: argparse.Namespace) -> int:
@@ -43,7 +42,7 @@ def _export_nnunet(arguments: argparse.Namespace) -> int:
 
 
 def _export_nnunet_arguments(parser: argparse.ArgumentParser) -> None:
-    _model_arguments(parser, several_folds=True)
+    model_arguments(parser, several_folds=True)
     parser.add_argument("--subnet", required=True, metavar="NAME", help=SUBNET)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="new folder, or an empty one")
     parser.add_argument("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="default: %(default)s")
@@ -78,45 +77,9 @@ def _select(arguments: argparse.Namespace) -> int:
 
 
 def _select_arguments(parser: argparse.ArgumentParser) -> None:
-    _model_arguments(parser)
+    model_arguments(parser)
     parser.add_argument("--subnet", required=True, metavar="NAME", help=SUBNET)
     parser.add_argument("--as", dest="name", metavar="NAME", help="of checkpoint_<NAME>.pth; default: the subnet's")
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    with extra("nnunet"):
-        from tqdm import tqdm
-
-        from prox_monai.evaluation.multiply_adds import ALIASES
-        from prox_monai.integrations.nnunet import unseen
-        from prox_monai.integrations.nnunet.trained import load_trained
-        from prox_monai.search.table import rows_table
-
-    device = unseen.choose_device(arguments.device)
-    model = load_trained(arguments.model, arguments.fold)
-    costs, rng = model.multiply_adds(), random.Random(arguments.seed)
-    named = [(name, costs.find(name)) for name in (ALIASES if arguments.subnets is None else arguments.subnets)]
-    drawn = (model.space.sample(rng) for _ in range(arguments.random))
-    named += [(config.name, config) for config in drawn]
-    preprocessed = unseen.preprocessed_folder(model, os.environ)
-    rows = unseen.evaluate_trained(model, named, preprocessed, arguments.output, half=arguments.half, device=device)
-    print(rows_table(tqdm(rows, total=len(named), desc="subnets", disable=None, leave=False)))
-    return 0
-
-
-def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    _model_arguments(parser)
-    parser.add_argument("--subnets", nargs="*", metavar="NAME", help="default: smallest middle largest")
-    parser.add_argument("--random", type=_count, default=0, metavar="N", help="random subnets besides")
-    parser.add_argument("--seed", type=int, default=0, help="of the random subnets, default: %(default)s")
-    parser.add_argument("--output", required=True, metavar="FILE", help="JSON lines; subnets it holds are not redone")
-    parser.add_argument(
-        "--half",
-        choices=("tuning", "reporting", "both"),
-        default="reporting",
-        help="of the fold's unseen cases, default: %(default)s; choose subnets on the tuning half",
-    )
-    device_argument(parser)
 
 
 def _extend(arguments: argparse.Namespace) -> int:
@@ -151,24 +114,6 @@ def _extend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="FOLDER", help="nnUNet_results of the new training")
 
 
-def _model_arguments(parser: argparse.ArgumentParser, *, several_folds: bool = False) -> None:
-    parser.add_argument("model", metavar="MODEL_FOLDER", help="nnU-Net's folder <trainer>__<plans>__<configuration>")
-    if several_folds:
-        parser.add_argument("--fold", nargs="+", default=[0], type=_fold, help="one or more, default: 0")
-    else:
-        parser.add_argument("--fold", default=0, type=_fold, help="default: %(default)s")
-
-
-def _fold(text: str) -> int | str:
-    return text if text == "all" else _count(text, "all, or ")
-
-
-def _count(text: str, other: str = "") -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be {other}an integer >= 0, got {text!r}.")
-    return int(text)
-
-
 def _predict_line(folder: Path, *folds: int | str, options: str = "") -> str:
     model, listed = shlex.quote(str(folder)), " ".join(map(str, folds))
     return f"  nnUNetv2_predict_from_modelfolder -m {model} -f {listed}{options} -i IMAGES -o PREDICTIONS"
@@ -181,26 +126,20 @@ COMMANDS = (
         _nnunet_path,
         examples='export nnUNet_extTrainer="$(prox-monai nnunet-path)"\nnnUNetv2_train 4 3d_fullres 0 -tr ProXTrainer',
     ),
-    Command(
-        "evaluate",
-        "measure subnets of a trained model on unseen cases: Dice, latency, multiply-adds, parameters",
-        _evaluate,
-        _evaluate_arguments,
-        examples=f"prox-monai evaluate {_EXAMPLE} --random 30 --half tuning --output rows.jsonl",
-    ),
+    EVALUATE,
     Command(
         "select",
         "write a checkpoint with which nnUNetv2_predict -chk runs one subnet",
         _select,
         _select_arguments,
-        examples=f"prox-monai select {_EXAMPLE} --subnet d1-w.5-k3-r.8 --as quick",
+        examples=f"prox-monai select {MODEL_EXAMPLE} --subnet d1-w.5-k3-r.8 --as quick",
     ),
     Command(
         "extend",
         "add larger candidates to a trained family; nnUNetv2_train --c goes on through the new phases only",
         _extend,
         _extend_arguments,
-        examples=f"prox-monai extend {_EXAMPLE}/fold_0/checkpoint_final.pth --depth 3 --width 2 --epochs 100 "
+        examples=f"prox-monai extend {MODEL_EXAMPLE}/fold_0/checkpoint_final.pth --depth 3 --width 2 --epochs 100 "
         "--output results_extended",
     ),
     Command(
@@ -208,6 +147,6 @@ COMMANDS = (
         "write a subnet as a stock nnU-Net model folder, which needs no prox-monai",
         _export_nnunet,
         _export_nnunet_arguments,
-        examples=f"prox-monai export nnunet {_EXAMPLE} --subnet middle --output stock/middle",
+        examples=f"prox-monai export nnunet {MODEL_EXAMPLE} --subnet middle --output stock/middle",
     ),
 )

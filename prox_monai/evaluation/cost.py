@@ -127,7 +127,7 @@ def latency(
             plain(x)
         times = [_milliseconds(lambda: plain(x), device) for _ in range(repeats)]
     q1, median, q3 = statistics.quantiles(times, n=4, method="inclusive")
-    return Latency(median, q1, q3, _device_name(device), torch.get_num_threads(), torch.__version__)
+    return Latency(median, q1, q3, device_name(device), torch.get_num_threads(), torch.__version__)
 
 
 def peak_memory_bytes(network: nn.Module, input_shape: Sequence[int], *, device: torch.device | str = "cpu") -> int:
@@ -217,7 +217,13 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device | str) -> str:
+    """Return the name of the processor or the GPU.
+
+    Raises:
+        ValueError: When ``device`` is neither.
+    """
+    device = _device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from prox_monai.evaluation.cost import latency, parameters
+from prox_monai.evaluation.cost import latency, parameters, peak_memory_bytes
+from prox_monai.evaluation.interval import mean_interval
+from prox_monai.evaluation.memory import tensor_bytes
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.evaluation.table import SharedRows, append_row, read_lines
 from prox_monai.space import SubnetConfig
 
-logger = logging.getLogger(__name__)
+__all__ = ["append_row", "describe_subnet", "evaluate_subnets", "read_rows", "split_cases"]
+
+_POLL_SECONDS = 0.5
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -24,47 +28,74 @@ Scores = Mapping[str, Mapping[str, float]]
 def evaluate_subnets(
     costs: MultiplyAdds,
     named: Iterable[tuple[str, SubnetConfig]],
-    score: Callable[[nn.Module], Scores],
+    score: Callable[[nn.Module], Mapping[str, Scores]],
     path: str | Path,
     *,
     model: str,
     input_shape: Sequence[int],
     device: str = "cpu",
     repeats: int = 5,
+    peak_memory: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Evaluate subnets and append a row each to a JSON-lines file; yields the rows, old ones under the name asked for.
 
     A row holds ``name``, ``key`` (canonical name), ``model``, ``config``, ``parameters``, ``macs`` (multiply-adds per
-    patch), ``latency_ms`` (median of batch 1, with quartiles, device, threads and version of torch), ``dice`` (mean
-    over labels of the mean over cases, nnU-Net's foreground mean), ``dice_per_label`` and ``dice_per_case``.
+    patch), ``memory_bytes`` (weights and activations alive at once), ``latency_ms`` (median of batch 1, with quartiles,
+    device, runtime, threads and version), and for each measure, such as Dice, ``dice`` (mean over labels of the mean
+    over cases, nnU-Net's foreground mean), ``dice_interval`` (95 % confidence interval of the mean over cases; None
+    where there are fewer than two), ``dice_per_label`` and ``dice_per_case``.
+
+    Several processes and machines may work on one table: a subnet that another one is evaluating comes last, and is
+    evaluated here if the other one dies.
 
     Args:
         costs: counter of multiply-adds; its supernet gives the subnets.
         named: name and configuration of each subnet; a row is found by its configuration, whatever its name.
-        score: hard Dice per case and label of a plain network.
+        score: of a plain network, by measure, ``dice`` at least: value per case and label.
         path: the table; rows of subnets that it holds already are reused.
         model: what the weights are, for example a digest; written into the rows.
         input_shape: ``(C, *spatial)`` of one patch.
         device: where latency is measured.
-        repeats: timed passes per subnet.
+        repeats: timed passes per subnet; with 0 latency is not measured and ``latency_ms`` is None.
+        peak_memory: whether ``peak_memory_bytes`` is measured, which takes seconds.
+        about: what else is written into every row.
 
     Raises:
         ValueError: When the table holds rows of another model.
     """
-    done = {row["key"]: row for row in read_rows(path, model)}
-    supernet = costs.supernet
-    for name, config in named:
-        key = supernet.architecture.canonical(config).name
-        if key in done:
-            yield done[key] | {"name": name}
-            continue
-        network = supernet.extract(config).eval()
-        row = describe_subnet(
-            costs, name, config, network, model=model, input_shape=input_shape, device=device, repeats=repeats
-        ) | _summary(score(network))
-        append_row(row, path)
-        done[key] = row
-        yield row
+    table, supernet = SharedRows(path, read_rows(path, model)), costs.supernet
+    waiting = iter(named)
+    while True:
+        claimed_elsewhere, moved = [], False
+        for name, config in waiting:
+            key = supernet.architecture.canonical(config).name
+            with table.claim(key) if table.get(key) is None else _nothing() as ours:
+                if (row := table.get(key)) is None and ours:  # it may have come just before the claim
+                    network = supernet.extract(config).eval()
+                    row = describe_subnet(
+                        costs,
+                        name,
+                        config,
+                        network,
+                        model=model,
+                        input_shape=input_shape,
+                        device=device,
+                        repeats=repeats,
+                        peak_memory=peak_memory,
+                    )
+                    row |= _summary(score(network)) | dict(about or {})
+                    table.append(row)
+            if row is None:
+                claimed_elsewhere.append((name, config))
+            else:
+                moved = True
+                yield row | {"name": name}
+        if not claimed_elsewhere:
+            return
+        waiting = iter(claimed_elsewhere)
+        if not moved:
+            time.sleep(_POLL_SECONDS)
 
 
 def describe_subnet(
@@ -77,6 +108,7 @@ def describe_subnet(
     input_shape: Sequence[int],
     device: str = "cpu",
     repeats: int = 5,
+    peak_memory: bool = False,
 ) -> dict[str, Any]:
     """Return what a row says of a subnet beside its scores, see :func:`evaluate_subnets`.
 
@@ -88,25 +120,32 @@ def describe_subnet(
         model: what the weights are, for example a digest.
         input_shape: ``(C, *spatial)`` of one image or patch.
         device: where latency is measured.
-        repeats: timed passes.
+        repeats: timed passes; none with 0.
+        peak_memory: whether to measure it, see :func:`~prox_monai.evaluation.cost.peak_memory_bytes`.
     """
-    time = latency(network, input_shape, device=device, repeats=repeats, warmup=2)
-    return {
+    timed = latency(network, input_shape, device=device, repeats=repeats, warmup=2) if repeats else None
+    row = {
         "name": name,
         "key": costs.supernet.architecture.canonical(config).name,
         "model": model,
         "config": config.to_dict(),
         "parameters": parameters(network),
         "macs": costs(config),
-        "latency_ms": time.median_ms,
-        "latency": {
-            "q1_ms": time.q1_ms,
-            "q3_ms": time.q3_ms,
-            "device": time.device,
-            "threads": time.threads,
-            "torch": time.torch_version,
+        "memory_bytes": tensor_bytes(network, input_shape),
+        "latency_ms": timed and timed.median_ms,
+        "latency": timed
+        and {
+            "q1_ms": timed.q1_ms,
+            "q3_ms": timed.q3_ms,
+            "device": timed.device,
+            "runtime": "torch",
+            "threads": timed.threads,
+            "torch": timed.torch_version,
         },
     }
+    if peak_memory:
+        row["peak_memory_bytes"] = peak_memory_bytes(network, input_shape, device=device)
+    return row
 
 
 def read_rows(path: str | Path, model: str | None = None) -> list[dict[str, Any]]:
@@ -119,19 +158,7 @@ def read_rows(path: str | Path, model: str | None = None) -> list[dict[str, Any]
     Raises:
         ValueError: When another line is not a row, or the table holds rows of another model.
     """
-    path = Path(path)
-    if not path.exists():
-        return []
-    rows = []
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number} is not a row: {line[:80]!r}.") from None
-            logger.warning("%s: the last row was cut off and is evaluated again.", path)
-            path.write_text("".join(f"{good}\n" for good in lines[:-1]))
+    rows = read_lines(path)
     if model is not None and (others := {row["model"] for row in rows} - {model}):
         raise ValueError(f"{path} holds rows of another model ({min(others)}, not {model}); give another file.")
     return rows
@@ -146,24 +173,28 @@ def split_cases(cases: Iterable[str]) -> tuple[list[str], list[str]]:
     return ordered[0::2], ordered[1::2]
 
 
-def _summary(scores: Scores) -> dict[str, Any]:
-    labels = sorted({label for values in scores.values() for label in values})
-    per_label = {label: _mean(values[label] for values in scores.values()) for label in labels}
-    return {
-        "dice": _mean(per_label.values()),
-        "dice_per_label": per_label,
-        "dice_per_case": {case: _mean(values.values()) for case, values in scores.items()},
-    }
+def _summary(measures: Mapping[str, Scores]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for measure, scores in measures.items():
+        labels = sorted({label for values in scores.values() for label in values})
+        per_label = {label: _mean(values[label] for values in scores.values()) for label in labels}
+        per_case = {case: _mean(values.values()) for case, values in scores.items()}
+        interval = mean_interval([value for value in per_case.values() if value is not None])
+        row |= {
+            measure: _mean(per_label.values()),
+            f"{measure}_interval": interval and list(interval),
+            f"{measure}_per_label": per_label,
+            f"{measure}_per_case": per_case,
+        }
+    return row
 
 
-def _mean(values: Iterable[float]) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     present = [value for value in values if value is not None and not math.isnan(value)]
     return sum(present) / len(present) if present else None
 
 
-def append_row(row: Mapping[str, Any], path: str | Path) -> None:
-    """Append a row to a table; it is on the disk when this returns."""
-    with Path(path).open("a") as file:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+@contextmanager
+def _nothing() -> Iterator[bool]:
+    """No claim: the row is there."""
+    yield False

@@ -1,4 +1,4 @@
-"""What is worth having: the Pareto front of cost and value, and buckets of equal latency (ProX, figure 4)."""
+"""What is worth having: the Pareto front, what it dominates, and buckets of equal latency (ProX, figure 4)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,21 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
         if not front or values[index] > values[front[-1]]:
             front.append(index)
     return front
+
+
+def hypervolume(points: Sequence[tuple[float, float]], worst: tuple[float, float]) -> float:
+    """Return the area that points dominate, up to a cost and down to a value.
+
+    Args:
+        points: cost and value of each.
+        worst: the largest cost and the least value that count.
+    """
+    inside = [(cost, value) for cost, value in points if cost < worst[0] and value > worst[1]]
+    if not inside:
+        return 0.0
+    front = [inside[index] for index in pareto_front(*zip(*inside, strict=True))]
+    ends = [*(cost for cost, _ in front[1:]), worst[0]]
+    return sum((end - cost) * (value - worst[1]) for (cost, value), end in zip(front, ends, strict=True))
 
 
 def latency_buckets(latencies: Sequence[float], buckets: int) -> list[int]:

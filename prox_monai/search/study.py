@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prox_monai.evaluation.table import mend_lines
 from prox_monai.search.pareto import pareto_front
+from prox_monai.search.proposal import make_sampler
+from prox_monai.search.workers import give_up, next_trial, requeue_stale
 from prox_monai.space import SearchSpace, SubnetConfig
 
 Study = Any  # optuna.Study
 Trial = Any  # optuna.trial.Trial, or FrozenTrial
-_POPULATION = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class Problem:
             if not smallest[name] <= limit:
                 raise ValueError(f"no subnet has {name} <= {limit:g}; the smallest has {smallest[name]:g}.")
 
+    def allows(self, config: SubnetConfig) -> bool:
+        """Return whether a subnet meets the limits on costs."""
+        costs = self.costs(config)
+        return all(costs[name] <= limit for name, limit in self.at_most.items())
+
     def to_dict(self) -> dict[str, Any]:
         """Return what identifies the problem, functions aside, as JSON primitives."""
         limits = {"at_most": dict(self.at_most), "min_dice": self.min_dice}
@@ -87,8 +94,9 @@ def search(
     """Find the Pareto set of cost and Dice under the limits, by increasing cost.
 
     A space of at most ``trials`` subnets is enumerated. In a larger one NSGA-II makes up ``trials`` subnets, the
-    first of them the smallest and the largest; one that comes again is not scored again, nor is one that exceeds a
-    limit. What is found depends on the seed, on ``rows`` and on the trials that the storage holds.
+    first of them the smallest and the largest, and a predictor of Dice screens them
+    (:func:`~prox_monai.search.proposal.make_sampler`); one that comes again is not scored again, nor is one that
+    exceeds a limit. What is found depends on the seed, on ``rows`` and on the trials that the storage holds.
 
     Args:
         problem: what is searched.
@@ -96,7 +104,8 @@ def search(
         seed: seed of the search.
         rows: rows of ``evaluate_subnets``; the scores they hold are taken over.
         storage: where the study is kept: an Optuna URL, or the path of a journal. In memory if not given.
-            Enumeration does not need it: ``rows`` say what is done.
+            Enumeration does not need it: ``rows`` say what is done. Several processes and machines may share it; SQLite
+            is not for network drives.
         model: name of the study in the storage: what the weights are, for example a digest.
 
     Raises:
@@ -130,10 +139,7 @@ class _Scores:
 
     def __call__(self, config: SubnetConfig) -> tuple[Mapping[str, float], float | None]:
         """Return costs and Dice of a subnet; no Dice where it costs too much."""
-        key = self.problem.canonical(config)
-        if key not in self._costs:
-            self._costs[key] = self.problem.costs(config)
-        costs = self._costs[key]
+        key, costs = self.problem.canonical(config), self.costs(config)
         if any(costs[name] > limit for name, limit in self.problem.at_most.items()):
             return costs, None
         if key not in self._dice:
@@ -142,6 +148,17 @@ class _Scores:
                 raise ValueError(f"score must give a finite Dice, got {self._dice[key]} for {config}.")
         self._tried.setdefault(key, Scored(config, costs, self._dice[key]))
         return costs, self._dice[key]
+
+    def costs(self, config: SubnetConfig) -> Mapping[str, float]:
+        """Return costs of a subnet, asked for once."""
+        key = self.problem.canonical(config)
+        if key not in self._costs:
+            self._costs[key] = self.problem.costs(config)
+        return self._costs[key]
+
+    def knows(self, config: SubnetConfig) -> bool:
+        """Return whether the Dice of a subnet is known."""
+        return self.problem.canonical(config) in self._dice
 
     def add(self, config: SubnetConfig, dice: float) -> None:
         """Take over a Dice that is known; a subnet of the space counts as tried."""
@@ -165,30 +182,64 @@ class _Scores:
 
 
 def _evolve(study: Study, problem: Problem, scores: _Scores, trials: int, seed: int) -> None:
-    """Try subnets until the study has enough of them."""
-    from optuna.samplers import NSGAIISampler
+    """Try subnets until the study has enough of them, other processes' included."""
     from optuna.trial import TrialState
 
-    for trial in study.get_trials(deepcopy=False):
-        if "dice" in trial.user_attrs:
-            scores.add(_config(trial, problem.space), trial.user_attrs["dice"])
+    requeue_stale(study)
+    _take_over(study, problem, scores)
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     choices = list(_choices(problem.space))
     for end in ({name: 0 for name, _ in choices}, {name: len(candidates) - 1 for name, candidates in choices}):
         if end not in [trial.params for trial in done]:
-            study.enqueue_trial(end)
+            study.enqueue_trial(end, skip_if_exists=True)
     # The state of a sampler is not kept: with the same seed a continued study would draw what it has drawn before.
-    drawn = random.Random(f"{seed}:{len(done)}").getrandbits(32)
-    study.sampler = NSGAIISampler(population_size=_POPULATION, seed=drawn)
-    for _ in range(len(done), trials):
-        trial = study.ask()
-        costs, dice = scores(_config(trial, problem.space))
-        for name, limit in problem.at_most.items():
-            trial.set_constraint(name, costs[name] / limit - 1)
-        if dice is not None:
-            trial.set_constraint("dice", problem.min_dice - dice)
-            trial.set_user_attr("dice", dice)
-        study.tell(trial, [costs[problem.cost], dice or 0.0])
+    study.sampler = _sampler(problem, scores, seed, len(done))
+    first = True
+    while (trial := next_trial(study, trials)) is not None:
+        if first:  # and two processes would draw the same: no other has this number
+            study.sampler, first = _sampler(problem, scores, seed, trial.number), False
+        try:
+            _try(study, trial, problem, scores)
+        except BaseException:
+            give_up(study, trial, trial.params)
+            raise
+    _take_over(study, problem, scores)
+
+
+def _try(study: Study, trial: Trial, problem: Problem, scores: _Scores) -> None:
+    """Find out about the subnet of a trial."""
+    costs, dice = scores(_config(trial, problem.space))
+    for name, limit in problem.at_most.items():
+        trial.set_constraint(name, costs[name] / limit - 1)
+    if dice is not None:
+        trial.set_constraint("dice", problem.min_dice - dice)
+        trial.set_user_attr("dice", dice)
+    study.tell(trial, [costs[problem.cost], dice or 0.0])
+
+
+def _take_over(study: Study, problem: Problem, scores: _Scores) -> None:
+    """Learn the scores that trials of all processes have found."""
+    for trial in study.get_trials(deepcopy=False):
+        if "dice" in trial.user_attrs:
+            scores.add(_config(trial, problem.space), trial.user_attrs["dice"])
+
+
+def _sampler(problem: Problem, scores: _Scores, seed: int, number: int) -> Any:
+    choices = dict(_choices(problem.space))
+
+    def config(parameters: Mapping[str, int]) -> SubnetConfig:
+        return problem.space.assemble(candidates[parameters.get(name, 0)] for name, candidates in choices.items())
+
+    def cost(parameters: Mapping[str, int]) -> tuple[float, float]:
+        costs = scores.costs(config(parameters))
+        return costs[problem.cost], sum(max(0.0, costs[name] / limit - 1) for name, limit in problem.at_most.items())
+
+    return make_sampler(
+        {name: len(candidates) for name, candidates in choices.items()},
+        cost,
+        lambda parameters: scores.knows(config(parameters)),
+        random.Random(f"{seed}:{number}").getrandbits(32),
+    )
 
 
 def _study(problem: Problem, storage: str | Path | None, model: str) -> Study:
@@ -215,12 +266,19 @@ def _study(problem: Problem, storage: str | Path | None, model: str) -> Study:
 
 
 def _opened(storage: str | Path | None) -> Any:
+    """The storage; a journal whose last entry was cut off by a crash is mended, as Optuna does not."""
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
     if storage is None or "://" in str(storage):
         return storage
-    return JournalStorage(JournalFileBackend(str(storage)))
+    lock = JournalFileSymlinkLock(str(storage))
+    lock.acquire()
+    try:
+        mend_lines(storage)
+    finally:
+        lock.release()
+    return JournalStorage(JournalFileBackend(str(storage), lock_obj=lock))
 
 
 def _choices(space: SearchSpace) -> Iterator[tuple[str, tuple[Any, ...]]]:

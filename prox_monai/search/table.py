@@ -11,16 +11,28 @@ from prox_monai.search.pareto import latency_buckets
 _HEAD = ("subnet", "parameters", "GMAC", "latency (ms)")
 
 
-def rows_table(rows: Iterable[Mapping[str, Any]], *, value: str = "dice", head: str = "Dice") -> str:
+def rows_table(
+    rows: Iterable[Mapping[str, Any]], *, value: str = "dice", head: str = "Dice", interval: bool = False
+) -> str:
     """Lay rows out in columns: multiply-adds in 10^9 per patch, latency of batch 1 in milliseconds.
 
     Args:
         rows: as ``evaluate_subnets`` makes them.
         value: the field that says what a subnet is worth.
         head: what its column is called.
+        interval: whether the 95 % interval of the mean over cases has a column.
     """
-    lines = [(*_HEAD, head), *(_cells(row, value) for row in rows)]
-    return _columns(lines)
+    rows = list(rows)
+    lines = row_cells(rows, value=value, head=head)
+    if interval:
+        ends = ["95 % interval", *(_interval(row.get(f"{value}_interval")) for row in rows)]
+        lines = [(*line, end) for line, end in zip(lines, ends, strict=True)]
+    return columns(lines)
+
+
+def row_cells(rows: Iterable[Mapping[str, Any]], *, value: str = "dice", head: str = "Dice") -> list[tuple[str, ...]]:
+    """Return the lines of :func:`rows_table` as cells, the head first."""
+    return [(*_HEAD, head), *(_cells(row, value) for row in rows)]
 
 
 def buckets_table(rows: Sequence[Mapping[str, Any]], buckets: int, *, value: str = "dice") -> str:
@@ -31,6 +43,11 @@ def buckets_table(rows: Sequence[Mapping[str, Any]], buckets: int, *, value: str
         buckets: number of buckets.
         value: the field that says what a subnet is worth.
     """
+    return columns(bucket_cells(rows, buckets, value=value))
+
+
+def bucket_cells(rows: Sequence[Mapping[str, Any]], buckets: int, *, value: str = "dice") -> list[tuple[str, ...]]:
+    """Return the lines of :func:`buckets_table` as cells, the head first."""
     rows = [row for row in rows if row[value] is not None]
     index = latency_buckets([row["latency_ms"] for row in rows], buckets)
     lines = [("latency (ms)", "subnets", "mean", "least", "most")]
@@ -39,15 +56,20 @@ def buckets_table(rows: Sequence[Mapping[str, Any]], buckets: int, *, value: str
         times, worth = [row["latency_ms"] for row in inside], [row[value] for row in inside]
         figures = (f"{figure:.3f}" for figure in (fmean(worth), min(worth), max(worth)))
         lines.append((f"{min(times):.1f} to {max(times):.1f}", str(len(inside)), *figures))
-    return _columns(lines)
+    return lines
 
 
-def _columns(lines: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right."""
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Lay lines of cells out in columns, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
 
 
 def _cells(row: Mapping[str, Any], value: str) -> tuple[str, ...]:
     worth = "-" if row[value] is None else f"{row[value]:.3f}"
-    return row["name"], f"{row['parameters']:,}", f"{row['macs'] / 1e9:.2f}", f"{row['latency_ms']:.1f}", worth
+    latency = "-" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}"
+    return row["name"], f"{row['parameters']:,}", f"{row['macs'] / 1e9:.2f}", latency, worth
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"

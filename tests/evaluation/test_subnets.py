@@ -7,8 +7,10 @@ import math
 import pytest
 
 from prox_monai.evaluation.cost import multiply_adds, parameters
+from prox_monai.evaluation.memory import tensor_bytes
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
 from prox_monai.evaluation.subnets import evaluate_subnets, read_rows, split_cases
+from prox_monai.evaluation.table import SharedRows
 from prox_monai.space import SubnetConfig
 
 SHAPE = (1, 12, 8)
@@ -23,7 +25,7 @@ class Scorer:
 
     def __call__(self, network):
         self.networks.append(network)
-        return SCORES
+        return {"dice": SCORES}
 
 
 def subnet(width: float, kernel: int = 3, resolution: float = 1) -> SubnetConfig:
@@ -34,7 +36,7 @@ def subnet(width: float, kernel: int = 3, resolution: float = 1) -> SubnetConfig
 def evaluate(classifier, tmp_path):
     """Evaluate into one table; returns the rows and how many networks were scored."""
 
-    def run(*named, repeats=2, model="m"):
+    def run(*named, repeats=2, model="m", **options):
         scorer = Scorer()
         rows = evaluate_subnets(
             MultiplyAdds(classifier, SHAPE),
@@ -44,6 +46,7 @@ def evaluate(classifier, tmp_path):
             model=model,
             input_shape=SHAPE,
             repeats=repeats,
+            **options,
         )
         return list(rows), len(scorer.networks)
 
@@ -59,10 +62,13 @@ def test_a_row_says_everything(evaluate, classifier):
     assert row["parameters"] == parameters(network)
     assert row["macs"] == multiply_adds(network, SHAPE)
     assert 0 < row["latency"]["q1_ms"] <= row["latency_ms"] <= row["latency"]["q3_ms"]
-    assert set(row["latency"]) == {"q1_ms", "q3_ms", "device", "threads", "torch"}
+    assert set(row["latency"]) == {"q1_ms", "q3_ms", "device", "runtime", "threads", "torch"}
+    assert row["memory_bytes"] == tensor_bytes(network, SHAPE)
+    assert "peak_memory_bytes" not in row
     assert row["dice_per_label"] == {"1": pytest.approx(0.6), "2": 0.9}
     assert row["dice"] == pytest.approx(0.75)
     assert row["dice_per_case"] == {"a": pytest.approx(0.7), "b": 0.7}
+    assert row["dice_interval"] == pytest.approx([0.7, 0.7])
 
 
 def test_rows_in_the_file_are_the_rows_returned(evaluate, tmp_path):
@@ -138,3 +144,50 @@ def test_rows_of_another_model_are_refused(evaluate):
     evaluate(("a", subnet(1)), model="one")
     with pytest.raises(ValueError, match=r"holds rows of another model \(one, not two\); give another file"):
         evaluate(("a", subnet(1)), model="two")
+
+
+def test_latency_may_be_left_out_and_peak_memory_measured(evaluate):
+    (row,), _ = evaluate(("a", subnet(1)), repeats=0, peak_memory=True, about={"site": "here"})
+    assert (row["latency_ms"], row["latency"], row["site"]) == (None, None, "here")
+    assert row["peak_memory_bytes"] >= 0
+
+
+def test_several_measures_have_fields_of_their_own(classifier, tmp_path):
+    def score(network):
+        return {"dice": SCORES, "nsd": {"a": {"1": 1.0}, "b": {"1": 0.5}}}
+
+    rows = evaluate_subnets(
+        MultiplyAdds(classifier, SHAPE),
+        [("a", subnet(1))],
+        score,
+        tmp_path / "rows.jsonl",
+        model="m",
+        input_shape=SHAPE,
+        repeats=2,
+    )
+    (row,) = rows
+    assert (row["nsd"], row["nsd_per_label"], row["nsd_per_case"]) == (0.75, {"1": 0.75}, {"a": 1.0, "b": 0.5})
+    assert row["nsd_interval"][0] < 0.75 < row["nsd_interval"][1]
+
+
+def test_a_subnet_that_another_process_evaluates_comes_last(classifier, evaluate, tmp_path, monkeypatch):
+    """The other one's row is taken; one that it leaves undone is evaluated here."""
+    keys = [classifier.architecture.canonical(subnet(1, kernel)).name for kernel in (3, 5)]
+    theirs, waited = SharedRows(tmp_path / "rows.jsonl"), []
+    claims = [theirs.claim(key) for key in keys]
+
+    def others_go_on(seconds):
+        waited.append(seconds)
+        if len(waited) == 1:
+            theirs.append({"key": keys[0], "model": "m", "name": "theirs"})
+        for claim in claims:
+            claim.__exit__(None, None, None)
+        claims.clear()
+
+    monkeypatch.setattr("prox_monai.evaluation.subnets.time.sleep", others_go_on)
+    for claim in claims:
+        assert claim.__enter__()
+    rows, scored = evaluate(("a", subnet(1)), ("b", subnet(1, 5)), ("c", subnet(0.6)))
+    assert [row["name"] for row in rows] == ["c", "a", "b"]
+    assert (scored, len(waited)) == (2, 1)
+    assert sorted(row["key"] for row in read_rows(tmp_path / "rows.jsonl")) == sorted(row["key"] for row in rows)

@@ -4,6 +4,10 @@ from typing import Any
 
 import pytest
 
+from prox_monai.elastic import Supernet
+from prox_monai.networks import UNetArchitecture
+from prox_monai.space import SearchSpace
+
 
 @pytest.fixture
 def rows() -> list[dict[str, Any]]:
@@ -25,3 +29,17 @@ def rows() -> list[dict[str, Any]]:
         }
         for name, latency, dice, width, resolution in points
     ]
+
+
+@pytest.fixture(scope="session")
+def shape() -> tuple[int, ...]:
+    """Of the images of ``unet``."""
+    return (1, 16, 16)
+
+
+@pytest.fixture(scope="session")
+def unet() -> Supernet:
+    """A 2-D U-Net of two levels with 256 subnets, whose networks take no time."""
+    architecture = UNetArchitecture(2, 1, 3, (4, 8), ((1, 1), (2, 2)))
+    groups = {"width": (0, 1, 0), "kernel": (0, 1, 0)}
+    return Supernet(architecture, SearchSpace(3, (1, 2), (0.5, 1.0), (3, 5), (0.5, 1.0), groups)).eval()

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from prox_monai.search import latency_buckets, pareto_front
+from prox_monai.search.pareto import hypervolume
 
 
 def points(count: int) -> tuple[list[float], list[float]]:
@@ -61,3 +62,17 @@ def test_a_slower_subnet_is_never_in_a_faster_bucket(buckets):
 def test_as_many_buckets_as_latencies_at_most(buckets):
     with pytest.raises(ValueError, match=rf"buckets must be in 1 ... 3, got {buckets}."):
         latency_buckets([1, 2, 3], buckets)
+
+
+def test_hypervolume_of_three_steps():
+    """Up to a cost of 10 and down to a value of 0: 2 x 1, then 4 x 3, then 3 x 4."""
+    points = [(1, 1), (3, 3), (7, 4), (8, 2), (11, 9), (2, 0)]
+    assert hypervolume(points, (10, 0)) == 2 * 1 + 4 * 3 + 3 * 4
+
+
+def test_hypervolume_grows_with_what_nothing_beats_only():
+    along = [(1, 1), (3, 3)]
+    before = hypervolume(along, (10, 0))
+    assert hypervolume([*along, (4, 3)], (10, 0)) == before
+    assert hypervolume([*along, (2, 2)], (10, 0)) > before
+    assert hypervolume([], (10, 0)) == 0

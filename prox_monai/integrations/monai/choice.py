@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
-from prox_monai.space import SearchSpace, SubnetConfig
+from prox_monai.search.sampling import random_subnets
+from prox_monai.space import SubnetConfig
 from prox_monai.training import ProgressiveTraining
 
 Rows = Sequence[Mapping[str, Any]]
@@ -112,26 +112,3 @@ def best_within(rows: Rows, max_latency_ms: float) -> Mapping[str, Any]:
             f"{fastest['latency']['threads']} threads."
         )
     return max(within, key=lambda row: (row["score"], -row["latency_ms"]))
-
-
-def random_subnets(
-    space: SearchSpace, count: int, seed: int = 0, without: set[SubnetConfig] | None = None
-) -> list[SubnetConfig]:
-    """Return distinct random subnets, always the same; as many as there are where there are fewer.
-
-    Args:
-        space: where they are drawn.
-        count: how many.
-        seed: of the draw.
-        without: subnets that are not wanted.
-    """
-    unwanted = set(without or ())
-    left = space.size() - sum(config in space for config in unwanted)
-    if left <= count:
-        return [config for config in space if config not in unwanted]
-    rng, chosen = random.Random(f"subnets:{seed}"), dict[SubnetConfig, None]()
-    while len(chosen) < count:
-        config = space.sample(rng)
-        if config not in unwanted:
-            chosen[config] = None
-    return list(chosen)

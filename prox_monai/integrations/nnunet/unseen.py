@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.space import SubnetConfig
 
 Half = Literal["tuning", "reporting", "both"]
+Evaluator = Callable[[Iterable[tuple[str, SubnetConfig]]], Iterator[dict[str, Any]]]
 HALVES: tuple[Half, ...] = ("tuning", "reporting", "both")
 
 
@@ -56,40 +58,68 @@ def evaluate_trained(
     named: Iterable[tuple[str, SubnetConfig]],
     preprocessed: Path,
     path: str | Path,
-    *,
-    half: Half = "reporting",
-    device: str = "cpu",
+    **options: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Evaluate subnets of a trained model on unseen cases; see ``evaluate_subnets``.
+    """Evaluate subnets of a trained model on unseen cases; see :func:`trained_evaluator` and ``evaluate_subnets``.
 
     Args:
         model: the trained model.
         named: name and configuration of each subnet.
         preprocessed: nnU-Net's folder of the preprocessed data set.
         path: the table of rows; what it holds is reused.
-        half: which of the fold's unseen cases.
-        device: where to predict and to measure latency.
+        options: those of :func:`trained_evaluator`.
 
     Raises:
         FileNotFoundError: When the preprocessed data or their split are not there.
-        ValueError: When there is no unseen case, or the table holds rows of another model or of other cases.
+        ValueError: When there is no unseen case, or the table holds rows of another model, of other cases or without
+            what is to be measured.
+    """
+    return trained_evaluator(model, preprocessed, path, **options)(named)
+
+
+def trained_evaluator(
+    model: TrainedModel,
+    preprocessed: Path,
+    path: str | Path,
+    *,
+    half: Half = "reporting",
+    device: str = "cpu",
+    tolerance_mm: float | None = None,
+    repeats: int = 5,
+    peak_memory: bool = False,
+) -> Evaluator:
+    """Return what evaluates subnets, given by name and configuration, into rows; it reads the cases once.
+
+    Args:
+        model: the trained model.
+        preprocessed: nnU-Net's folder of the preprocessed data set.
+        path: the table of rows; what it holds is reused.
+        half: which of the fold's unseen cases.
+        device: where to predict and to measure latency.
+        tolerance_mm: of the surface Dice, millimetres; without it surfaces are not compared.
+        repeats: timed passes per subnet; with 0 latency is not measured.
+        peak_memory: whether it is measured, which takes seconds per subnet.
+
+    Raises:
+        FileNotFoundError: When the preprocessed data or their split are not there.
+        ValueError: When there is no unseen case, or the table holds rows of another model, of other cases or without
+            what is to be measured.
     """
     cases = unseen_cases(preprocessed, model.fold, half)
-    for row in read_rows(path, model.digest):
-        if set(row["dice_per_case"]) != set(cases):
-            raise ValueError(
-                f"{path} holds rows of {len(row['dice_per_case'])} cases, not of the {len(cases)} that "
-                f"fold {model.fold} leaves for half={half}; give another file."
-            )
-    scorer = CaseScorer(model, preprocessed, cases, device)
-    return evaluate_subnets(
+    wanted = {"latency_ms": repeats > 0, "peak_memory_bytes": peak_memory, "tolerance_mm": tolerance_mm is not None}
+    _check_rows(path, model, cases, f"fold {model.fold} leaves for half={half}", wanted, tolerance_mm)
+    scorer = CaseScorer(model, preprocessed, cases, device, tolerance_mm=tolerance_mm)
+    return partial(
+        evaluate_subnets,
         model.multiply_adds(),
-        named,
-        scorer,
-        path,
+        score=scorer.measure,
+        path=path,
         model=model.digest,
         input_shape=model.input_shape,
         device=device,
+        repeats=repeats,
+        peak_memory=peak_memory,
+        about={} if tolerance_mm is None else {"tolerance_mm": tolerance_mm},
     )
 
 
@@ -123,3 +153,27 @@ def choose_device(name: str) -> str:
     if name == "cuda" and not available:
         raise ValueError("device cuda is not available: torch sees no GPU; allowed here are cpu and auto.")
     return name if name != "auto" else "cuda" if available else "cpu"
+
+
+def _check_rows(
+    path: str | Path,
+    model: TrainedModel,
+    cases: list[str],
+    whose: str,
+    wanted: Mapping[str, bool],
+    tolerance_mm: float | None,
+) -> None:
+    """Check that the rows of a table are of these cases and hold what is wanted."""
+    for row in read_rows(path, model.digest):
+        if set(row["dice_per_case"]) != set(cases):
+            raise ValueError(
+                f"{path} holds rows of {len(row['dice_per_case'])} cases, not of the {len(cases)} that {whose}; "
+                f"give another file."
+            )
+        for field, asked in wanted.items():
+            if asked and row.get(field) is None:
+                raise ValueError(f"{path} holds rows without {field}; give another file.")
+        if tolerance_mm is not None and row["tolerance_mm"] != tolerance_mm:
+            raise ValueError(
+                f"{path} holds rows of tolerance_mm {row['tolerance_mm']:g}, not {tolerance_mm:g}; give another file."
+            )

@@ -203,6 +203,18 @@ def model(finished) -> Any:
 
 
 @pytest.fixture(scope="session")
+def varied(finished) -> Any:
+    """The finished training with random weights, of which every subnet finds a bit of everything."""
+    from prox_monai.integrations.nnunet.trained import load_trained
+
+    varied = load_trained(finished.parent)
+    torch.manual_seed(0)
+    for parameter in varied.supernet.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return varied
+
+
+@pytest.fixture(scope="session")
 def run_chains(folders, tmp_path_factory) -> Callable[..., SimpleNamespace]:
     """Run chains of trainings in processes of their own, see ``harness.py``."""
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from prox_monai.evaluation.subnets import evaluate_subnets, read_rows
+from prox_monai.integrations.nnunet import scoring
 from prox_monai.integrations.nnunet.scoring import CaseScorer, fold_cases
 from prox_monai.integrations.nnunet.trained import load_trained
 
@@ -71,7 +72,9 @@ def test_rows(scorer, model, tmp_path):
     named = [("smallest", space.smallest()), ("largest", space.largest())]
     path = tmp_path / "subnets.jsonl"
     rows = list(
-        evaluate_subnets(costs, named, scorer, path, model=model.digest, input_shape=model.input_shape, repeats=2)
+        evaluate_subnets(
+            costs, named, scorer.measure, path, model=model.digest, input_shape=model.input_shape, repeats=2
+        )
     )
     assert [row["name"] for row in rows] == ["smallest", "largest"]
     for row, (_, config) in zip(rows, named, strict=True):
@@ -93,6 +96,40 @@ def test_a_network_is_scored_as_it_is_given(scorer, model):
     first = scorer(small)
     scorer(large)
     assert str(scorer(small)) == str(first)
+
+
+def test_cases_are_read_once(scorer, model, monkeypatch):
+    network, read = model.supernet.extract(model.supernet.space.smallest()), []
+    load = type(scorer._dataset).load_case
+    monkeypatch.setattr(type(scorer._dataset), "load_case", lambda self, name: read.append(name) or load(self, name))
+    first, second = scorer(network), scorer(network)
+    assert str(first) == str(second)
+    assert read == scorer.cases
+
+
+def test_cases_that_do_not_fit_are_read_again(model, preprocessed, finished, monkeypatch):
+    monkeypatch.setattr(scoring, "_KEPT_BYTES", 0)
+    score = CaseScorer(model, preprocessed, fold_cases(preprocessed, 0))
+    network = model.supernet.extract(model.supernet.space.smallest())
+    assert str(score(network)) == str(score(network))
+    assert score._kept == {}
+
+
+def test_surfaces(model, preprocessed, finished):
+    pytest.importorskip("monai")
+    score = CaseScorer(model, preprocessed, fold_cases(preprocessed, 0), tolerance_mm=2.0)
+    measures = score.measure(model.supernet.extract(model.supernet.space.largest()))
+    assert measures.keys() == {"dice", "nsd", "hd95_mm"}
+    for case, dice in measures["dice"].items():
+        for label, value in dice.items():
+            nsd, distance = measures["nsd"][case][label], measures["hd95_mm"][case][label]
+            assert np.isnan(nsd) == np.isnan(value)
+            assert np.isnan(value) or (0 <= nsd <= 1 and distance >= 0)
+
+
+def test_a_negative_tolerance_is_refused(model, preprocessed):
+    with pytest.raises(ValueError, match="tolerance_mm must not be negative, got -1"):
+        CaseScorer(model, preprocessed, ["case"], tolerance_mm=-1.0)
 
 
 def test_no_case_is_refused(model, preprocessed):

@@ -81,6 +81,53 @@ def test_evaluate_refuses_rows_of_another_model_before_it_loads_a_case(model, pr
         unseen.evaluate_trained(model, [], preprocessed, rows)
 
 
+def test_evaluate_measures_what_is_asked_for(finished, preprocessed, tmp_path, capsys):
+    pytest.importorskip("monai")
+    rows = tmp_path / "rows.jsonl"
+    command = (
+        "evaluate",
+        finished.parent,
+        "--subnets",
+        "smallest",
+        "--output",
+        rows,
+        "--device",
+        "cpu",
+        "--half",
+        "both",
+    )
+    code, text, _ = cli(capsys, *command, "--no-latency", "--surface", "--tolerance-mm", 2, "--peak-memory")
+    assert code == 0
+    (row,) = read_rows(rows)
+    assert row["latency_ms"] is None
+    assert row["tolerance_mm"] == 2
+    assert row["peak_memory_bytes"] > 0
+    assert {"nsd", "nsd_per_case", "hd95_mm", "hd95_mm_per_label", "dice_interval"} <= row.keys()
+    low, high = row["dice_interval"]
+    assert f"{low:.3f} to {high:.3f}" in text
+
+    for options, message in (
+        (("--surface", "--no-latency"), "holds rows of tolerance_mm 2, not 1; give another file"),
+        ((), "holds rows without latency_ms; give another file"),
+    ):
+        code, _, error = cli(capsys, *command, *options)
+        assert code == 2
+        assert message in error
+    assert read_rows(rows) == [row]
+
+
+def test_evaluate_by_bucket(finished, preprocessed, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    command = ("evaluate", finished.parent, "--subnets", "--per-bucket", 2, "--buckets", 2, "--output", rows)
+    code, text, _ = cli(capsys, *command, "--device", "cpu")
+    assert code == 0
+    assert len({row["key"] for row in read_rows(rows)}) == 4
+    assert [line.split()[3:4] for line in text.splitlines()[-2:]] == [["2"], ["2"]]
+    code, _, error = cli(capsys, *command, "--no-latency")
+    assert code == 2
+    assert "--per-bucket sorts subnets by latency, which --no-latency leaves out" in error
+
+
 def test_evaluate_names_what_there_is(finished, tmp_path, capsys):
     code, _, error = cli(capsys, "evaluate", finished.parent, "--subnets", "huge", "--output", tmp_path / "rows.jsonl")
     assert code == 2

@@ -1,0 +1,155 @@
+"""From a trained family to a device without a GPU: what the chosen subnet costs, and what it gives up.
+
+    python benchmarks/deploy.py --model MODEL_FOLDER
+    make bench-deploy MODEL=MODEL_FOLDER
+
+`MODEL_FOLDER` is one of ProXTrainer, for example what `make demo DATA=Task04_Hippocampus` leaves in
+runs/demo/nnUNet_results; nnUNet_preprocessed names the data it was trained on. One thread, one run:
+
+1. A search on the tuning half of the unseen cases finds the subnet with the fewest multiply-adds whose Dice is within
+   0.01 of the largest's.
+2. It is exported for OpenVINO in int8 and in 32 bits, for ONNX Runtime, and by torch.export, each compared with the
+   plain network.
+3. Chosen, largest, and the network that nnU-Net plans are timed per patch in all runtimes, taking turns.
+4. What is reported was not chosen on: Dice of the largest, of the chosen, and of its int8 form on the reporting half.
+
+What is done is not done again. Results go to benchmarks/results/deploy.json and into README.md. Leave the machine alone
+while it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import device_lines
+import torch
+import update_readme
+from comparison.command import run
+from comparison.summary import write_json
+from comparison.workplace import environment
+from torch import nn
+from tqdm import tqdm
+
+from prox_monai.evaluation.cost import multiply_adds, parameters
+from prox_monai.export.exported import load_exported
+from prox_monai.export.runtimes import RUNTIMES, make_runtime
+from prox_monai.export.timing import side_by_side
+from prox_monai.integrations.nnunet.calibration import cases_of
+from prox_monai.integrations.nnunet.compression import Compression
+from prox_monai.integrations.nnunet.deploy import deploy
+from prox_monai.integrations.nnunet.report import planned_module
+from prox_monai.integrations.nnunet.scoring import CaseScorer
+from prox_monai.integrations.nnunet.search import Wanted, search_trained
+from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
+from prox_monai.integrations.nnunet.unseen import evaluate_trained, preprocessed_folder, unseen_cases
+from prox_monai.space import SubnetConfig
+
+RESULTS = Path(__file__).parent / "results" / "deploy.json"
+WITHIN = 0.01  # Dice
+FORMS = (("openvino", "int8"), ("openvino", "fp32"), ("onnx", "fp32"), ("torch", "fp32"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Choose, export, measure; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder that ProXTrainer trained")
+    parser.add_argument("--fold", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--trials", type=int, default=80, help="of the search, default: %(default)s")
+    parser.add_argument("--output", type=Path, default=Path("runs", "deploy"), help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="of latency, default: %(default)s")
+    return run(measure, parser, argv)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Make all measurements, write the result."""
+    torch.set_num_threads(arguments.threads)
+    model = load_trained(arguments.model, arguments.fold)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    chosen, tuned = choose(model, arguments.trials, arguments.output / "search")
+    exported = {form: export(model, chosen, form, arguments.output) for form in map("-".join, FORMS)}
+    networks = {
+        "planned": planned_module(model),
+        "largest": model.supernet.extract(model.space.largest()).eval(),
+        "chosen": model.supernet.extract(chosen).eval(),
+    }
+    result = {
+        "dataset": model.plans["dataset_name"],
+        "model": model.digest,
+        "subnet": chosen.name,
+        "tuning": tuned,
+        "networks": {name: costs(network, model, arguments.threads) for name, network in networks.items()},
+        "exported": exported,
+        "reporting": reported(model, networks, arguments.output / "openvino-int8"),
+        "threads": arguments.threads,
+        "machine": environment(),
+    }
+    write_json(result, RESULTS)
+    update_readme.write_readme()
+    print("\n".join(device_lines.deploy_lines(RESULTS.parent)))
+
+
+def choose(model: TrainedModel, trials: int, folder: Path) -> tuple[SubnetConfig, dict[str, float]]:
+    """Return the subnet with the fewest multiply-adds whose Dice is within reach of the largest's on the tuning half.
+
+    Args:
+        model: the trained family.
+        trials: number of subnets that are tried.
+        folder: of the search.
+    """
+    folder.mkdir(exist_ok=True)
+    preprocessed, ends = preprocessed_folder(model, os.environ), [("largest", model.space.largest())]
+    (largest,) = evaluate_trained(model, ends, preprocessed, folder / "tuning.jsonl", half="tuning")
+    wanted = Wanted("macs", min_dice=largest["dice"] - WITHIN, trials=trials)
+    with tqdm(desc="subnets scored", unit="", disable=None, leave=False) as bar:
+        found = search_trained(model, wanted, preprocessed, folder, scored=bar.update)
+    best = found.front[0]
+    return best.config, {"largest": largest["dice"], "chosen": best.dice, "subnets": len(found.tuning)}
+
+
+def export(model: TrainedModel, config: SubnetConfig, form: str, output: Path) -> dict[str, Any]:
+    """Export the subnet in one form, unless it is there; returns how it compares with the plain one."""
+    format, precision = form.split("-")
+    folder, cases = output / form, cases_of(model, os.environ)
+    if not folder.exists():
+        deploy(model, config, format, folder, cases=cases, compression=Compression(precision=precision))
+    description, _ = load_exported(folder)
+    if description.subnet != config.name:
+        raise ValueError(f"{folder} holds {description.subnet}, not {config.name}; remove it.")
+    return dict(description.checks)
+
+
+def costs(network: nn.Module, model: TrainedModel, threads: int) -> dict[str, Any]:
+    """Return parameters, multiply-adds and the milliseconds of one patch in every runtime."""
+    shape = model.input_shape
+    made = {name: make_runtime(name, network, shape, threads) for name in RUNTIMES}
+    return {
+        "parameters": parameters(network),
+        "macs": multiply_adds(network, shape),
+        "latency_ms": side_by_side(made, torch.randn(1, *shape)),
+    }
+
+
+def reported(model: TrainedModel, networks: Mapping[str, nn.Module], quantised: Path) -> dict[str, Any]:
+    """Return the mean Dice of subnets and of the quantised one on cases that nothing was chosen on."""
+    preprocessed = preprocessed_folder(model, os.environ)
+    cases = unseen_cases(preprocessed, model.fold, "reporting")
+    scorer = CaseScorer(model, preprocessed, cases)
+    _, runtime = load_exported(quantised, torch.get_num_threads())
+    scored = {"largest": networks["largest"], "chosen": networks["chosen"], "int8": runtime}
+    dice = {name: mean_dice(scorer(network)) for name, network in scored.items()}
+    return {"cases": len(cases), **dice}
+
+
+def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:
+    """Return the mean over labels of the mean over cases."""
+    labels = next(iter(scores.values()))
+    return float(torch.tensor([[values[label] for values in scores.values()] for label in labels]).nanmean(1).nanmean())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

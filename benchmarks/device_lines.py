@@ -1,0 +1,150 @@
+"""The lines of README.md's results on devices: Auto3DSeg, search and latency, export, reversible blocks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from comparison.markdown import markdown
+
+from prox_monai.evaluation.multiply_adds import ALIASES
+
+RUNTIMES = ("torch", "onnxruntime", "openvino", "openvino-int8")
+
+
+def auto3dseg_lines(results: Path) -> list[str]:
+    """Return the lines on Auto3DSeg, if it was measured."""
+    result = _read(results / "auto3dseg.json")
+    if result is None:
+        return []
+    cases, machine = result["cases"], result["machine"]
+    rows = [
+        (
+            f"{name} `{row['key']}`",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['latency_ms']:.0f} ms",
+            f"{row['predict_seconds_per_case']:.2f} s",
+            f"{row['predict_dice']:.3f}",
+        )
+        for name, row in ((alias, result["subnets"][alias]) for alias in ALIASES)
+    ]
+    return [
+        "",
+        f"`make bench-auto3dseg`: `AutoRunner` with `prox` alone, {result['data']}, fold 0, "
+        f"{cases['all'] - cases['validation']} training and {cases['validation']} validation cases, quick settings "
+        f"({result['settings']['num_epochs']} epochs of {result['settings']['prox_iterations_per_epoch']} steps), one "
+        f"seed, {machine['threads']} threads: {result['seconds'] / 60:.1f} minutes from analysis to predictions, score "
+        f"{result['score']:.3f}. Through Auto3DSeg's own predict, reading and saving included:",
+        "",
+        *markdown(("subnet", "parameters", "one patch", "one case", "Dice of saved files"), "lrrrr", rows),
+    ]
+
+
+def deploy_lines(results: Path) -> list[str]:
+    """Return the lines on the subnet for a device, if it was measured."""
+    result = _read(results / "deploy.json")
+    if result is None:
+        return []
+    rows = [
+        (
+            name,
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['macs'] / 1e9:.2f} G",
+            *(f"{row['latency_ms'][runtime]:.1f} ms" for runtime in RUNTIMES),
+        )
+        for name, row in result["networks"].items()
+    ]
+    reported, threads = result["reporting"], result["threads"]
+    planned, chosen = (result["networks"][name]["latency_ms"] for name in ("planned", "chosen"))
+    return [
+        "",
+        f"`make bench-deploy MODEL=...`: {result['dataset']}, one patch, {threads} thread{'s' * (threads > 1)}, all in "
+        f"one run. Chosen on the tuning half was `{result['subnet']}`, the cheapest of {result['tuning']['subnets']} "
+        f"within 0.01 Dice of the largest. On the other {reported['cases']} unseen cases the largest has "
+        f"{reported['largest']:.3f}, the chosen one {reported['chosen']:.3f}, in int8 {reported['int8']:.3f}. In int8 "
+        f"it takes {planned['torch'] / chosen['openvino-int8']:.0f} times less time than nnU-Net's planned network in "
+        f"PyTorch, {planned['openvino-int8'] / chosen['openvino-int8']:.1f} times less than that in int8.",
+        "",
+        *markdown(("network", "parameters", "multiply-adds", *RUNTIMES), "lrrrrrr", rows),
+    ]
+
+
+def search_lines(results: Path) -> list[str]:
+    """Return the lines on search and on predicted latency, as far as they were measured."""
+    lines = []
+    if (latency := _read(results / "search_latency.json")) is not None:
+        tables = latency["tables"]
+        rows = [
+            (table["runtime"], str(table["networks"]), f"{table['mean_error']:.1%}", f"{table['tau']:.3f}")
+            for table in tables
+        ]
+        lines += [
+            "",
+            f"`python benchmarks/search.py latency`: latency that `prox-monai latency` predicts from blocks against "
+            f"that of whole subnets held out, {latency['machine']['device']}, {latency['machine']['threads']} thread:",
+            "",
+            *markdown(("runtime", "subnets held out", "mean error", "Kendall's tau"), "lrrr", rows),
+        ]
+    if (fronts := _read(results / "search_front.json")) is not None:
+        wins = sum(row["hypervolume"] > row["random_hypervolume"] for row in fronts["rows"])
+        beaten = [row["random_front_beaten"] for row in fronts["rows"]]
+        lines += [
+            "",
+            f"`python benchmarks/search.py front`: search among {fronts['space_size']:,} subnets with a synthetic Dice "
+            f"dominates a larger hypervolume than as many random subnets for {wins} of {len(fronts['rows'])} seeds; of "
+            f"the random subnets' front it beats or equals {min(beaten):.0%} to {max(beaten):.0%}.",
+        ]
+    if (searched := _read(results / "search_model.json")) is not None:
+        search, throughput = searched["search"], searched["throughput"]
+        lines += [
+            "",
+            f"`python benchmarks/search.py model`: `prox-monai search` of {search['space_size']:,} subnets with a "
+            f"limit scored {search['scored']} in {search['seconds'] / 60:.1f} minutes; `prox-monai evaluate "
+            f"--no-latency` takes {throughput['ratio']:.2f} times what the networks alone take.",
+        ]
+    return lines
+
+
+def reversible_lines(results: Path) -> list[str]:
+    """Return the lines on reversible blocks, for each device that was measured."""
+    lines = []
+    for path in sorted(results.glob("reversible_*.json")):
+        result = _read(path)
+        base, seconds = result["base"], {row["network"]: row["seconds"] for row in result["sizes"][:4]}
+        memory = {row["network"]: row["memory_bytes"] / 2**20 for row in result["sizes"][:4]}
+        rows = [
+            (
+                name,
+                f"{memory[name]:.0f} MiB",
+                *(_times(fit[name]) for fit in result["fits"].values()),
+                f"x {seconds['reversible'] / seconds[name]:.2f}",
+            )
+            for name in ("stored", "inverted")
+        ]
+        patch = "x".join(map(str, base["patch"]))
+        lines += [
+            "",
+            f"`{result['command']}` on {result['machine']['device']}: reversible blocks take "
+            f"{memory['reversible']:.0f} MiB for a training step of one image ({patch} voxels, {base['depth']} blocks "
+            f"a section, {base['channels']} channels at first; a plain one {memory['plain']:.0f} MiB). In "
+            f"the memory of the same blocks with activations stored, or of inverted residuals that are not coupled, "
+            f"a reversible network may have:",
+            "",
+            *markdown(
+                ("instead of", "memory", *result["fits"], "time of a step"),
+                "lr" + "r" * len(result["fits"]) + "r",
+                rows,
+            ),
+        ]
+    return lines
+
+
+def _times(fit: dict[str, Any]) -> str:
+    if fit["times"] is None:
+        return "does not fit"
+    return f"{'>=' if fit['at_least'] else 'x'} {fit['times']:.2f}"
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -1,0 +1,100 @@
+"""Commands that write a subnet of a trained model as a file for a device."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from functools import partial
+from pathlib import Path
+
+from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, count, model_arguments, positive
+from prox_monai.commands.command import SUBNET, Command, extra
+
+_HELP = {
+    "onnx": "write a subnet as an ONNX model, checked with ONNX Runtime",
+    "openvino": "write a subnet as an OpenVINO model, also in int8",
+    "torch": "write a subnet as a program of torch.export",
+}
+_PRECISIONS = {"onnx": ("fp32", "fp16"), "openvino": ("fp32", "fp16", "int8"), "torch": ("fp32",)}
+
+
+def _export(format: str, arguments: argparse.Namespace) -> int:
+    with extra("nnunet"):
+        import torch
+
+        from prox_monai.integrations.nnunet.calibration import cases_of
+        from prox_monai.integrations.nnunet.choice import Choice, choose
+        from prox_monai.integrations.nnunet.compression import Compression
+        from prox_monai.integrations.nnunet.deploy import deploy
+        from prox_monai.integrations.nnunet.trained import load_trained
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    choice = Choice(subnet=arguments.subnet, max_latency_ms=arguments.max_latency_ms, table=arguments.table)
+    compression = Compression(
+        precision=arguments.precision,
+        max_dice_drop=arguments.max_dice_drop,
+        accuracy_aware=getattr(arguments, "accuracy_aware", False),
+        finetune=arguments.finetune,
+    )
+    model = load_trained(arguments.model, arguments.fold)
+    config = choose(model, choice).config
+    try:
+        cases = cases_of(model, os.environ)
+    except (FileNotFoundError, ValueError) as error:
+        if compression.needs_cases:
+            raise
+        print(f"compared on random numbers, not on cases: {error}")
+        cases = None
+    description = deploy(model, config, format, arguments.output, cases=cases, compression=compression)
+    print(_summary(description.subnet, description.checks, Path(arguments.output)))
+    print(f"  prox-monai predict {shlex.quote(arguments.output)} -i IMAGES -o PREDICTIONS")
+    return 0
+
+
+def _summary(subnet: str, checks: dict, folder: Path) -> str:
+    parity, time, size = checks["parity"], checks["latency_ms"], checks["megabytes"]
+    lines = [
+        f"{subnet} is in {folder}; against the plain subnet in PyTorch:",
+        f"  logits     differ by {parity['max_difference']:.2g} at most, labels agree on {parity['agreement']:.2%} of "
+        f"the voxels of the worst of {parity['patches']} patches of {parity['patches_of']}",
+        f"  latency    {time['exported']:.2f} ms instead of {time['plain']:.2f} ms per patch, "
+        f"{checks['threads']} threads, {checks['runtime']['name']} on {checks['device']}",
+        f"  size       {size['exported']:.2f} MB instead of {size['plain']:.2f} MB",
+    ]
+    if dice := checks.get("dice"):
+        lines.append(f"  mean Dice  {dice['exported']:.4f} instead of {dice['plain']:.4f} on {dice['cases']} cases")
+    return "\n".join(lines)
+
+
+def _export_arguments(format: str, parser: argparse.ArgumentParser) -> None:
+    model_arguments(parser)
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--subnet", metavar="NAME", help=SUBNET)
+    chosen.add_argument("--max-latency-ms", type=positive, metavar="MS", help="the best subnet in --table within this")
+    parser.add_argument("--table", metavar="FILE", help="of prox-monai evaluate, or front.json of search")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="new folder, or an empty one")
+    parser.add_argument("--precision", choices=_PRECISIONS[format], default="fp32", help="default: %(default)s")
+    help = "refuse what costs more mean Dice on the tuning half of the unseen cases, default: %(default)s"
+    parser.add_argument("--max-dice-drop", type=float, default=0.005, metavar="DICE", help=help)
+    help = "steps of fine-tuning, taught by the largest; of int8 again with quantisation if it drops too much"
+    parser.add_argument("--finetune", type=count, default=0, metavar="STEPS", help=help)
+    if "int8" in _PRECISIONS[format]:
+        help = "of int8: keep layers in floating point until the drop is within the limit"
+        parser.add_argument("--accuracy-aware", action="store_true", help=help)
+    parser.add_argument("--threads", type=at_least_one, metavar="N", help="CPU threads for the comparison")
+
+
+def _examples(format: str) -> str:
+    lines = [f"prox-monai export {format} {MODEL_EXAMPLE} --subnet middle --output {format}_middle"]
+    if format == "openvino":
+        int8 = "--precision int8 --output int8"
+        lines.append(f"prox-monai export openvino {MODEL_EXAMPLE} --max-latency-ms 20 --table rows.jsonl {int8}")
+    return "\n".join(lines)
+
+
+COMMANDS = tuple(
+    Command(f"export {format}", help, partial(_export, format), partial(_export_arguments, format), _examples(format))
+    for format, help in _HELP.items()
+)

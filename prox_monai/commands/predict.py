@@ -1,0 +1,93 @@
+"""The command that segments images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, fold, positive
+from prox_monai.commands.command import SUBNET, Command, extra
+
+if TYPE_CHECKING:
+    from prox_monai.integrations.nnunet.case_predictor import Predicted
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    with extra("nnunet"):
+        from tqdm import tqdm
+
+        from prox_monai.integrations.nnunet.choice import Choice
+        from prox_monai.integrations.nnunet.predict import prepare_prediction
+
+    choice = Choice(
+        subnet=arguments.subnet,
+        max_latency_ms=arguments.max_latency_ms,
+        budget_s=arguments.budget_s,
+        table=arguments.table,
+    )
+    prediction = prepare_prediction(
+        arguments.model,
+        arguments.input,
+        arguments.output,
+        choice=choice,
+        fold=arguments.fold,
+        runtime=arguments.runtime,
+        mirror=arguments.mirroring,
+        threads=arguments.threads,
+        overwrite=arguments.overwrite,
+    )
+    print(", ".join(f"{name} {value}" for name, value in prediction.deployed.about.items()))
+    cases, before = len(prediction.cases), len(prediction.cases) - len(prediction.todo())
+    try:
+        print(_table(list(tqdm(prediction.run(), total=cases, desc="cases", disable=None, leave=False))))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on after the finished cases", file=sys.stderr)
+        return 130
+    if before:
+        print(f"{before} of {cases} cases were predicted with this model before; --overwrite does them again.")
+    return 0
+
+
+def _table(rows: Sequence[Predicted]) -> str:
+    from prox_monai.search.table import columns
+
+    labels = list(rows[0].voxels)
+    counts = ((f"{row.voxels[label]:,}" for label in labels) for row in rows)
+    figures = [(row.case, f"{row.seconds:.2f}", *count) for row, count in zip(rows, counts, strict=True)]
+    return columns([("case", "seconds", *(f"voxels of {label}" for label in labels)), *figures])
+
+
+def _predict_arguments(parser: argparse.ArgumentParser) -> None:
+    help = "of prox-monai export, or of nnU-Net (one of ProXTrainer holds all subnets)"
+    parser.add_argument("model", metavar="FOLDER", help=help)
+    help = "image, or folder of images, named as nnU-Net wants it (CASE_0000.nii.gz); one channel: as you like"
+    parser.add_argument("-i", "--input", required=True, metavar="IMAGES", help=help)
+    help = "folder for the label maps; of one image also a file. Finished cases of the same model are not redone"
+    parser.add_argument("-o", "--output", required=True, metavar="OUTPUT", help=help)
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--subnet", metavar="NAME", help=f"{SUBNET}; default: largest")
+    chosen.add_argument("--max-latency-ms", type=positive, metavar="MS", help="best subnet in --table, per patch")
+    help = "best subnet in --table with which the largest case's network passes take no longer, in seconds"
+    chosen.add_argument("--budget-s", type=positive, metavar="SECONDS", help=help)
+    parser.add_argument("--table", metavar="FILE", help="of prox-monai evaluate, or front.json of search")
+    parser.add_argument("--fold", default=0, type=fold, help="default: %(default)s")
+    help = "of a subnet that is not exported, default: the table's, or torch"
+    parser.add_argument("--runtime", choices=("torch", "onnxruntime", "openvino"), help=help)
+    help = "one pass per window instead of nnU-Net's average over mirrored images"
+    parser.add_argument("--no-mirroring", dest="mirroring", action="store_false", help=help)
+    parser.add_argument("--threads", type=at_least_one, metavar="N", help="CPU threads, default: the runtime's choice")
+    parser.add_argument("--overwrite", action="store_true", help="replace label maps in the output")
+
+
+COMMANDS = (
+    Command(
+        "predict",
+        "segment images with an exported model or a subnet of a trained one, back on their own grid",
+        _predict,
+        _predict_arguments,
+        examples="prox-monai predict int8 -i images -o predictions\n"
+        f"prox-monai predict {MODEL_EXAMPLE} --budget-s 1 --table rows.jsonl -i images -o predictions",
+    ),
+)

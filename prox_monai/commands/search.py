@@ -1,0 +1,206 @@
+"""The commands that measure latency on this device and find the subnets that are worth having on it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, count, model_arguments, positive
+from prox_monai.commands.command import Command, device_argument, extra
+
+if TYPE_CHECKING:
+    from prox_monai.integrations.nnunet.search import Found
+    from prox_monai.integrations.nnunet.trained import TrainedModel
+    from prox_monai.search.latency import Conditions, MakeRuntime
+    from prox_monai.search.predictor import LatencyPredictor, SubnetLatency
+
+RUNTIMES = ("torch", "onnxruntime", "openvino", "openvino-int8")
+_LIMITS = {
+    "latency_ms": "of one patch, batch 1; needs --latency-table",
+    "params": "number of parameters",
+    "macs": "multiply-adds per patch, 1e9 for example",
+    "memory_mb": "weights and activations alive at once, for one patch",
+}
+
+
+def _latency(arguments: argparse.Namespace) -> int:
+    with extra("nnunet"):
+        from tqdm import tqdm
+
+        from prox_monai.integrations.nnunet.trained import load_trained
+        from prox_monai.search.latency import Conditions, Plan, measure_latencies
+        from prox_monai.search.predictor import choose_table
+
+    makes = {name: _maker(name, arguments.threads) for name in dict.fromkeys(arguments.runtime)}
+    here = {name: Conditions.here(name, make, arguments.threads) for name, make in makes.items()}  # all there?
+    model = load_trained(arguments.model, arguments.fold)
+    sizes = {"fit": arguments.fit, "held_out": arguments.validate}
+    plan = Plan.of(model.supernet, model.space, model.input_shape, **sizes)
+    for name, make in makes.items():
+        rows = measure_latencies(model.supernet, plan, model.input_shape, make, here[name], arguments.output)
+        for _ in tqdm(rows, total=plan.size, desc=name, disable=None, leave=False):
+            pass
+    print(_accuracy_table([choose_table(arguments.output, conditions) for conditions in here.values()]))
+    return 0
+
+
+def _latency_arguments(parser: argparse.ArgumentParser) -> None:
+    model_arguments(parser)
+    help = "one or more of %(choices)s; default: torch"
+    parser.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=["torch"], metavar="NAME", help=help)
+    parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help="default: %(default)s")
+    help = "JSON lines; times it holds are not taken again"
+    parser.add_argument("--output", required=True, metavar="FILE", help=help)
+    help = "whole subnets that the predictor is fitted to, default: %(default)s"
+    parser.add_argument("--fit", type=count, default=60, metavar="N", help=help)
+    help = "whole subnets on which it is tried, default: %(default)s"
+    parser.add_argument("--validate", type=count, default=50, metavar="N", help=help)
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    with extra("nnunet"):
+        from tqdm import tqdm
+
+        from prox_monai.integrations.nnunet import unseen
+        from prox_monai.integrations.nnunet.search import Wanted, search_trained
+        from prox_monai.integrations.nnunet.trained import load_trained
+
+    if find_spec("optuna"):
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would say that it made a study
+    device = unseen.choose_device(arguments.device)
+    model = load_trained(arguments.model, arguments.fold)
+    names = {"latency_ms": "latency_ms", "params": "parameters", "macs": "macs", "memory_mb": "memory_mb"}
+    limits = {cost: getattr(arguments, f"max_{name}") for name, cost in names.items()}
+    at_most = {cost: limit for cost, limit in limits.items() if limit is not None}
+    wanted = Wanted(arguments.cost, at_most, arguments.min_dice, arguments.trials, arguments.seed)
+    preprocessed = unseen.preprocessed_folder(model, os.environ)
+    latency = _subnet_latency(arguments, model)
+    with tqdm(desc="subnets scored", unit="", disable=None, leave=False) as bar:
+        found = search_trained(
+            model,
+            wanted,
+            preprocessed,
+            arguments.output,
+            latency=latency,
+            storage=arguments.storage,
+            device=device,
+            scored=bar.update,
+        )
+    _show(found, Path(arguments.output), model, latency)
+    return 0
+
+
+def _search_arguments(parser: argparse.ArgumentParser) -> None:
+    model_arguments(parser)
+    help = "of the results; what it holds is not done again; several processes may share it"
+    parser.add_argument("--output", required=True, metavar="FOLDER", help=help)
+    parser.add_argument("--latency-table", metavar="FILE", help="that prox-monai latency wrote")
+    help = "of the table, where it holds several"
+    parser.add_argument("--runtime", choices=RUNTIMES, metavar="NAME", help=f"{help}: %(choices)s")
+    parser.add_argument("--threads", type=at_least_one, metavar="N", help=help)
+    parser.add_argument("--force", action="store_true", help="use a table of another device or version as it is")
+    for name, help in _LIMITS.items():
+        parser.add_argument(f"--max-{name.replace('_', '-')}", type=positive, metavar="N", help=help)
+    parser.add_argument("--min-dice", type=float, default=0.0, metavar="DICE", help="on the tuning half")
+    help = "weighed against Dice; default: latency_ms with a table, else macs"
+    parser.add_argument("--cost", choices=("latency_ms", "parameters", "macs", "memory_mb"), help=help)
+    help = "subnets to try at most, default: %(default)s; a space of no more is enumerated"
+    parser.add_argument("--trials", type=at_least_one, default=300, metavar="N", help=help)
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    help = "Optuna URL of the study, or a file; default: study.log in the folder"
+    parser.add_argument("--storage", metavar="URL|FILE", help=help)
+    device_argument(parser)
+
+
+def _maker(name: str, threads: int) -> MakeRuntime:
+    from prox_monai.export.runtimes import make_runtime
+
+    def make(network, input_shape):
+        return make_runtime(name, network, input_shape, threads)
+
+    return make
+
+
+def _subnet_latency(arguments: argparse.Namespace, model: TrainedModel) -> SubnetLatency | None:
+    """Latency by the table that was given."""
+    from prox_monai.search.latency import Conditions
+    from prox_monai.search.predictor import SubnetLatency, choose_table, read_table
+
+    if arguments.latency_table is None:
+        return None
+    here: Conditions | None = None
+    chosen = partial(choose_table, arguments.latency_table, runtime=arguments.runtime, threads=arguments.threads)
+    if not arguments.force:
+        kinds = {
+            (predictor.conditions.runtime, predictor.conditions.threads)
+            for predictor in read_table(arguments.latency_table, arguments.runtime, arguments.threads)
+        }
+        if len(kinds) == 1:
+            ((runtime, threads),) = kinds
+            here = Conditions.here(runtime, _maker(runtime, threads), threads)
+    return SubnetLatency(chosen(here), model.supernet.architecture, model.input_shape)
+
+
+def _accuracy_table(predictors: Sequence[LatencyPredictor]) -> str:
+    from prox_monai.search.table import columns
+
+    lines = [("measured with", "blocks", "networks", "latency (ms)", "held out", "mean error", "Kendall's tau")]
+    for predictor in predictors:
+        times = [row["median_ms"] for row in predictor.networks]
+        accuracy = predictor.accuracy()
+        known = (
+            ("-",) * 3
+            if accuracy is None
+            else (str(accuracy.networks), f"{accuracy.mean_error:.1%}", f"{accuracy.tau:.3f}")
+        )
+        counts = str(len(predictor.blocks)), str(len(predictor.networks))
+        lines.append((str(predictor.conditions), *counts, f"{min(times):.2f} to {max(times):.2f}", *known))
+    return columns(lines)
+
+
+def _show(found: Found, output: Path, model: TrainedModel, latency: SubnetLatency | None) -> None:
+    """Print the front and draw it."""
+    from prox_monai.search.plots import pareto_picture
+    from prox_monai.search.table import columns, row_cells
+
+    cells = row_cells(found.reporting, head="Dice, reporting half")
+    ends = [f"{low:.3f} to {high:.3f}" for low, high in (row["dice_interval"] or (0, 1) for row in found.reporting)]
+    tuning = [f"{subnet.dice:.3f}" for subnet in found.front]
+    more = zip(["95 % interval", *ends], ["Dice, tuning half", *tuning], strict=True)
+    print(columns([(*line, *added) for line, added in zip(cells, more, strict=True)]))
+    print(f"The Pareto set of {len(found.tuning)} subnets that were scored, of {model.space.size():,}.")
+    if latency is not None:
+        accuracy = latency.predictor.accuracy()
+        error = f"; mean error {accuracy.mean_error:.1%} on {accuracy.networks} networks" if accuracy else ""
+        print(f"Latency: predicted, {latency.predictor.conditions}{error}.")
+        front = {row["key"] for row in found.reporting}
+        title = f"{len(found.tuning)} subnets on the tuning half of fold {model.fold}\n{latency.predictor.conditions}"
+        pareto_picture(found.tuning, output / "pareto.png", title=title, named=front if len(front) <= 5 else ())
+    print(f"In {output}: front.json, tuning.jsonl, reporting.jsonl{', pareto.png' if latency else ''}.")
+
+
+COMMANDS = (
+    Command(
+        "latency",
+        "measure a latency table of a trained model's subnets on this device",
+        _latency,
+        _latency_arguments,
+        examples=f"prox-monai latency {MODEL_EXAMPLE} --runtime torch openvino --output latency.jsonl",
+    ),
+    Command(
+        "search",
+        "find the subnets that are worth having under limits",
+        _search,
+        _search_arguments,
+        examples=f"prox-monai search {MODEL_EXAMPLE} --latency-table latency.jsonl --runtime openvino "
+        "--max-latency-ms 10 --output found\n"
+        f"prox-monai search {MODEL_EXAMPLE} --max-params 1e6 --max-macs 2e9 --output found",
+    ),
+)

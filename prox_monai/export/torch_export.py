@@ -1,0 +1,62 @@
+"""``torch.export``: write a network, run it with torch alone."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+FILE = "model.pt2"
+
+
+def write_torch(network: nn.Module, input_shape: Sequence[int], folder: str | Path) -> str:
+    """Write a network as ``model.pt2``, an exported program for one image of one shape.
+
+    Args:
+        network: plain network, not changed.
+        input_shape: ``(C, *spatial)``.
+        folder: where to write.
+
+    Returns:
+        The file's name.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        program = torch.export.export(copy.deepcopy(network).eval(), (torch.zeros(1, *input_shape),))
+        torch.export.save(program, Path(folder, FILE))
+    return FILE
+
+
+class TorchRuntime:
+    """An exported program in this process' torch.
+
+    Args:
+        path: the program.
+        threads: CPU threads of torch in the whole process; as they are if not given.
+
+    Raises:
+        ValueError: When the file is no exported program.
+    """
+
+    name = "torch"
+    device = "cpu"
+    version = torch.__version__
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._program = torch.export.load(Path(path)).module()
+        except Exception as error:  # whatever unpacking meets
+            raise ValueError(f"{path} is not a program of torch.export: {error}") from error
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map one patch ``(1, C, *spatial)`` to its logits."""
+        with torch.inference_mode():
+            return self._program(x)

@@ -1,0 +1,77 @@
+"""The cases on which an exported network is calibrated and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from prox_monai.integrations.nnunet.scoring import CaseScorer
+from prox_monai.integrations.nnunet.trained import TrainedModel
+from prox_monai.integrations.nnunet.unseen import preprocessed_folder, unseen_cases
+from prox_monai.integrations.nnunet.windows import patches_of
+
+CALIBRATION_PATCHES = 300  # NNCF's own default
+PARITY_PATCHES = 20
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Preprocessed cases of a model's fold.
+
+    Args:
+        model: the trained model.
+        preprocessed: nnU-Net's folder of the preprocessed data set.
+        training: cases that the fold was trained on.
+        tuning: the half of the unseen cases on which choices are made.
+    """
+
+    model: TrainedModel
+    preprocessed: Path
+    training: tuple[str, ...]
+    tuning: tuple[str, ...]
+
+    @cached_property
+    def _scorers(self) -> dict[str, CaseScorer]:
+        return {case: CaseScorer(self.model, self.preprocessed, [case]) for case in self.tuning}
+
+    def scores(self, network: nn.Module, cases: Sequence[str] | None = None) -> dict[str, Mapping[str, float]]:
+        """Return the Dice of each label on whole cases of the tuning half, of all or of some."""
+        return {case: self._scorers[case](network)[case] for case in (self.tuning if cases is None else cases)}
+
+    def dice(self, network: nn.Module) -> float:
+        """Return the mean Dice over the labels on whole cases of the tuning half, as ``evaluate`` does."""
+        return mean_dice(self.scores(network))
+
+    def calibration_patches(self) -> list[Tensor]:
+        """Return windows of training cases, from which int8 takes the ranges of activations."""
+        configuration = self.model.configuration
+        return list(patches_of(configuration, self.preprocessed, self.training, CALIBRATION_PATCHES))
+
+    def parity_patches(self) -> Iterator[Tensor]:
+        """Yield windows of unseen cases, each of another case while there are enough."""
+        return patches_of(self.model.configuration, self.preprocessed, self.tuning, PARITY_PATCHES)
+
+
+def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:
+    """Return the mean over labels of the mean over cases, without those that are NaN; NaN if nothing is left."""
+    values = torch.tensor([list(labels.values()) for labels in scores.values()])
+    return float(values.nanmean(0).nanmean())
+
+
+def cases_of(model: TrainedModel, environment: Mapping[str, str]) -> Cases:
+    """Find the cases of a model's fold.
+
+    Raises:
+        FileNotFoundError: When the preprocessed data or their split are not there.
+        ValueError: When ``nnUNet_preprocessed`` is not set, or the fold has no unseen cases.
+    """
+    preprocessed = preprocessed_folder(model, environment)
+    tuning = unseen_cases(preprocessed, model.fold, "tuning")
+    splits = json.loads((preprocessed / "splits_final.json").read_text())
+    return Cases(model, preprocessed, tuple(splits[int(model.fold)]["train"]), tuple(tuning))

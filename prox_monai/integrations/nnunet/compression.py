@@ -1,0 +1,126 @@
+"""int8, and what is done where it costs too much Dice."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from prox_monai.export.description import PRECISIONS
+from prox_monai.export.openvino import OpenVinoRuntime, convert_openvino, save_openvino
+from prox_monai.export.quantize import quantize_openvino, quantize_trainable, quantize_within, uncompiled
+from prox_monai.export.runtime import Runtime, RuntimeNetwork
+from prox_monai.integrations.nnunet.calibration import Cases, mean_dice
+from prox_monai.integrations.nnunet.finetune import finetune
+from prox_monai.training.distillation import Distillation
+
+if TYPE_CHECKING:
+    import openvino
+
+logger = logging.getLogger(__name__)
+
+DISTILLATION = Distillation(weight=0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compression:
+    """A precision, and how it is reached.
+
+    Args:
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        max_dice_drop: by how much the mean Dice may be below the plain subnet's.
+        accuracy_aware: of ``int8``: keep those layers in floating point that cost the most Dice, until it fits.
+        finetune: optimizer steps of a fine-tuning with distillation from the largest subnet, before anything else; of
+            ``int8`` the same number again with quantisation in place, where the drop is above the limit.
+
+    Raises:
+        ValueError: When a value is not allowed, or the values do not go together.
+    """
+
+    precision: str = "fp32"
+    max_dice_drop: float = 0.005
+    accuracy_aware: bool = False
+    finetune: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+        if not 0 <= self.max_dice_drop <= 1:
+            raise ValueError(f"max_dice_drop must be in [0, 1], got {self.max_dice_drop!r}.")
+        if self.finetune < 0:
+            raise ValueError(f"finetune must be at least 0 steps, got {self.finetune!r}.")
+        if self.accuracy_aware and self.precision != "int8":
+            raise ValueError(f"accuracy_aware is of precision int8, got precision {self.precision!r}.")
+
+    @property
+    def needs_cases(self) -> bool:
+        """Whether Dice is to be compared."""
+        return self.precision != "fp32" or self.finetune > 0
+
+    def check(self, drop: float, what: str, cases: int) -> None:
+        """Check a loss of mean Dice.
+
+        Raises:
+            RuntimeError: When it is above the limit; the message says what else can be tried.
+        """
+        if not drop <= self.max_dice_drop:
+            options = {
+                "accuracy_aware": self.precision == "int8" and not self.accuracy_aware,
+                "finetune": not self.finetune,
+            }
+            tries = [option for option, untried in options.items() if untried]
+            raise RuntimeError(
+                f"the mean Dice of {what} is {drop:.4f} below the plain subnet's on {cases} cases (allowed: "
+                f"{self.max_dice_drop:g}). Nothing was written. Try {' or '.join([*tries, 'a higher max_dice_drop'])}."
+            )
+
+
+def write_int8(cases: Cases, network: nn.Module, folder: Path, compression: Compression) -> tuple[tuple[str, ...], str]:
+    """Quantise a subnet for OpenVINO and write it.
+
+    Args:
+        cases: what to calibrate on, and to compare on.
+        network: the extracted subnet.
+        folder: where to write.
+        compression: the limit and the means.
+
+    Returns:
+        The names of the files, and how they were made.
+    """
+    shape = cases.model.input_shape
+    patches = cases.calibration_patches()
+    logger.info("int8: ranges of activations from %d patches of %d cases", len(patches), len(cases.training))
+    model = convert_openvino(network, shape)
+    if compression.accuracy_aware:
+        model = quantize_within(model, patches, cases.tuning, partial(_attempt, cases), compression.max_dice_drop)
+        return save_openvino(model, folder, compressed=True), "quantised after training, with accuracy control"
+    model = quantize_openvino(model, patches)
+    made = "quantised after training"
+    if compression.finetune and _drop(cases, network, model) > compression.max_dice_drop:
+        logger.info("int8: the drop is above the limit; training %d steps with quantisation", compression.finetune)
+        with uncompiled():
+            trained = finetune(cases.model, quantize_trainable(network, patches), compression.finetune, DISTILLATION)
+        model = convert_openvino(trained, shape)
+        made = f"trained for {compression.finetune} steps with quantisation"
+    return save_openvino(model, folder, compressed=True), made
+
+
+def _drop(cases: Cases, network: nn.Module, model: openvino.Model) -> float:
+    return cases.dice(network) - _dice(cases, OpenVinoRuntime(model, torch.get_num_threads(), exact=False))
+
+
+def _attempt(cases: Cases, runtime: Runtime, some: list[str]) -> tuple[float, list[float]]:
+    """Score one of NNCF's attempts; there are a few for every layer."""
+    scores = cases.scores(RuntimeNetwork(runtime, cases.model.input_shape).eval(), some)
+    dice = mean_dice(scores)
+    logger.info("int8: an attempt has mean Dice %.4f on %d cases", dice, len(some))
+    return dice, [mean_dice({case: labels}) for case, labels in scores.items()]
+
+
+def _dice(cases: Cases, runtime: Runtime) -> float:
+    return cases.dice(RuntimeNetwork(runtime, cases.model.input_shape).eval())

@@ -1,0 +1,148 @@
+"""A subnet of a trained model as an ONNX, OpenVINO or torch model, with its preprocessing described beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prox_monai.data.complete import complete_folder
+from prox_monai.evaluation.cost import parameters
+from prox_monai.export.description import Description, file_digest
+from prox_monai.export.exported import check_precision, load_exported, open_runtime, write_network
+from prox_monai.export.parity import check_parity, compare
+from prox_monai.export.runtime import RuntimeNetwork
+from prox_monai.export.timing import side_by_side
+from prox_monai.integrations.nnunet.calibration import PARITY_PATCHES, Cases
+from prox_monai.integrations.nnunet.compression import DISTILLATION, Compression, write_int8
+from prox_monai.integrations.nnunet.describing import describe_export
+from prox_monai.integrations.nnunet.finetune import finetune
+from prox_monai.integrations.nnunet.trained import TrainedModel
+from prox_monai.space import SubnetConfig
+
+logger = logging.getLogger(__name__)
+
+_COPIED = ("plans.json", "dataset.json")  # nnU-Net reads preprocessing from them
+_PLAIN = Compression()
+
+
+def deploy(
+    model: TrainedModel,
+    config: SubnetConfig,
+    format: str,
+    destination: str | Path,
+    *,
+    cases: Cases | None = None,
+    compression: Compression = _PLAIN,
+) -> Description:
+    """Export a subnet; the folder appears when it is complete and checked.
+
+    The logits of ``fp32`` equal the plain network's within 1e-4 of the largest, on patches of unseen cases (without
+    cases: of random numbers). Of ``fp16``, ``int8`` and whatever is fine-tuned, the mean Dice on the tuning half of the
+    unseen cases is compared.
+
+    Args:
+        model: the trained model.
+        config: the subnet; its resolution is part of what is exported.
+        format: ``onnx``, ``openvino`` or ``torch``.
+        destination: a folder that does not exist, or is empty.
+        cases: what to calibrate and to compare on; needed where Dice is compared.
+        compression: precision, and how it is reached.
+
+    Raises:
+        FileExistsError: When the destination holds anything.
+        ImportError: When a package that the format needs is not installed.
+        ValueError: When the subnet is not in the search space, the format does not come in this precision, or cases
+            are needed.
+        RuntimeError: When the exported network differs from the plain one by more than is allowed.
+    """
+    destination = Path(destination)
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise FileExistsError(f"{destination} exists and is not empty; choose another folder or remove it.")
+    check_precision(format, compression.precision)
+    model.supernet.space.check(config)
+    if cases is None and compression.needs_cases:
+        raise ValueError("fp16, int8 and fine-tuning are compared by Dice, which needs preprocessed cases.")
+    plain = model.supernet.extract(config).eval()
+    with complete_folder(destination.resolve()) as folder:
+        folder.mkdir(parents=True)
+        written = _write(model, plain, format, folder, cases, compression)
+        runtime = open_runtime(folder / written.files[0], format, compression.precision, torch.get_num_threads())
+        exported = RuntimeNetwork(runtime, model.input_shape).eval()
+        checks = _checks(model, plain, written.network, exported, cases, compression)
+        size = sum((folder / name).stat().st_size for name in written.files)
+        checks["megabytes"] = {"plain": parameters(plain) * 4 / 1e6, "exported": size / 1e6}
+        description = describe_export(
+            model,
+            config,
+            format=format,
+            precision=compression.precision,
+            files={name: file_digest(folder / name) for name in (*written.files, *_COPIED)},
+            steps=written.steps,
+            checks=checks,
+        )
+        description.write(folder)
+        load_exported(folder)
+    return description
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What was written: the files, the one to open first; how it was made; the network that it should equal."""
+
+    files: tuple[str, ...]
+    steps: tuple[str, ...]
+    network: nn.Module
+
+
+def _write(
+    model: TrainedModel, plain: nn.Module, format: str, folder: Path, cases: Cases | None, compression: Compression
+) -> _Written:
+    network, steps = plain, []
+    if compression.finetune:
+        network = finetune(model, plain, compression.finetune, DISTILLATION)
+        steps.append(f"fine-tuned for {compression.finetune} steps")
+    if compression.precision == "int8":
+        files, made = write_int8(cases, network, folder, compression)
+        steps.append(made)
+    else:
+        files = write_network(network, model.input_shape, folder, format, compression.precision)
+    for name, content in zip(_COPIED, (model.plans, model.dataset_json), strict=True):
+        (folder / name).write_text(json.dumps(content, indent=4))
+    return _Written(files, tuple(steps), network)
+
+
+def _checks(
+    model: TrainedModel,
+    plain: nn.Module,
+    network: nn.Module,
+    exported: RuntimeNetwork,
+    cases: Cases | None,
+    compression: Compression,
+) -> dict[str, Any]:
+    """Compare what was written with the network that was to be written, and with the plain subnet."""
+    what = f"{compression.precision} in {exported.runtime.name}"
+    logger.info("comparing %s with the plain subnet", what)
+    noise = torch.randn(PARITY_PATCHES, *model.input_shape, generator=torch.Generator().manual_seed(0))
+    patches = list(cases.parity_patches() if cases else noise.split(1))
+    parity = compare(network, exported, patches)
+    if compression.precision == "fp32":
+        check_parity(parity, what)
+    checks = {
+        "parity": dataclasses.asdict(parity) | {"patches_of": "unseen cases" if cases else "random numbers"},
+        "latency_ms": side_by_side({"plain": plain, "exported": exported}, patches[0]),
+        "runtime": {"name": exported.runtime.name, "version": exported.runtime.version},
+        "device": exported.runtime.device,
+        "threads": torch.get_num_threads(),
+    }
+    if compression.needs_cases:
+        dice = {"plain": cases.dice(plain), "exported": cases.dice(exported), "cases": len(cases.tuning)}
+        compression.check(dice["plain"] - dice["exported"], what, dice["cases"])
+        checks["dice"] = dice
+    return checks

@@ -1,0 +1,144 @@
+"""README's lines on devices say what the results say."""
+
+from __future__ import annotations
+
+import json
+
+import device_lines
+import pytest
+
+TIMES = {"torch": 300.0, "onnxruntime": 250.0, "openvino": 200.0, "openvino-int8": 50.0}
+
+
+def row(parameters: int, macs: int, divisor: float) -> dict:
+    return {
+        "parameters": parameters,
+        "macs": macs,
+        "latency_ms": {name: time / divisor for name, time in TIMES.items()},
+    }
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A folder of results, and what writes into it."""
+
+    def write(name: str, content: dict) -> None:
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+
+    return tmp_path, write
+
+
+def test_without_results_there_are_no_lines(tmp_path):
+    for lines in (
+        device_lines.auto3dseg_lines,
+        device_lines.deploy_lines,
+        device_lines.search_lines,
+        device_lines.reversible_lines,
+    ):
+        assert lines(tmp_path) == []
+
+
+def test_deploy(results):
+    folder, write = results
+    write(
+        "deploy",
+        {
+            "dataset": "Dataset004",
+            "subnet": "d1-w.25-k3-r1",
+            "threads": 1,
+            "tuning": {"subnets": 62},
+            "networks": {"planned": row(5_600_000, 19_140_000_000, 1), "chosen": row(170_000, 360_000_000, 10)},
+            "reporting": {"cases": 20, "largest": 0.869, "chosen": 0.862, "int8": 0.861},
+        },
+    )
+    text = "\n".join(device_lines.deploy_lines(folder))
+    assert "60 times less time than nnU-Net's planned network in PyTorch, 10.0 times less than that in int8" in text
+    assert "1 thread, all in one run" in text
+    assert "| chosen | 0.17 M | 0.36 G | 30.0 ms | 25.0 ms | 20.0 ms | 5.0 ms |" in text
+
+
+def test_search(results):
+    folder, write = results
+    write(
+        "search_latency",
+        {
+            "machine": {"device": "a processor", "threads": 1},
+            "tables": [{"runtime": "openvino", "networks": 50, "mean_error": 0.031, "tau": 0.962}],
+        },
+    )
+    seeds = [
+        {"hypervolume": 0.5, "random_hypervolume": 0.4, "random_front_beaten": 1.0},
+        {"hypervolume": 0.3, "random_hypervolume": 0.4, "random_front_beaten": 0.5},
+    ]
+    write("search_front", {"space_size": 8_503_056, "rows": seeds})
+    write(
+        "search_model",
+        {
+            "search": {"space_size": 65536, "scored": 300, "seconds": 300.0},
+            "throughput": {"ratio": 1.08},
+        },
+    )
+    text = "\n".join(device_lines.search_lines(folder))
+    assert "| openvino | 50 | 3.1% | 0.962 |" in text
+    assert "among 8,503,056 subnets" in text
+    assert "for 1 of 2 seeds; of the random subnets' front it beats or equals 50% to 100%" in text
+    assert "scored 300 in 5.0 minutes" in text
+    assert "1.08 times what the networks alone take" in text
+
+
+def test_auto3dseg(results):
+    folder, write = results
+    subnet = {
+        "key": "d1-w.25-k3-r.8",
+        "parameters": 170_000,
+        "latency_ms": 20.4,
+        "predict_seconds_per_case": 0.5,
+        "predict_dice": 0.81,
+    }
+    write(
+        "auto3dseg",
+        {
+            "data": "Task04",
+            "cases": {"all": 200, "validation": 40},
+            "settings": {"num_epochs": 20, "prox_iterations_per_epoch": 40},
+            "machine": {"threads": 2},
+            "seconds": 420.0,
+            "score": 0.84,
+            "subnets": dict.fromkeys(("smallest", "middle", "largest"), subnet),
+        },
+    )
+    text = "\n".join(device_lines.auto3dseg_lines(folder))
+    assert "160 training and 40 validation cases" in text
+    assert "7.0 minutes from analysis to predictions, score 0.840" in text
+    assert "| smallest `d1-w.25-k3-r.8` | 0.17 M | 20 ms | 0.50 s | 0.810 |" in text
+
+
+def test_reversible(results):
+    folder, write = results
+    sizes = [
+        {"network": name, "memory_bytes": megabytes * 2**20, "seconds": seconds}
+        for name, megabytes, seconds in (
+            ("plain", 100, 1.0),
+            ("inverted", 200, 2.0),
+            ("stored", 300, 2.0),
+            ("reversible", 60, 3.0),
+        )
+    ]
+    fits = {
+        "volume": {"stored": {"times": 3.0, "at_least": False}, "inverted": {"times": 2.0, "at_least": True}},
+        "depth": {"stored": {"times": 6.0, "at_least": True}, "inverted": {"times": None, "at_least": False}},
+    }
+    write(
+        "reversible_cpu",
+        {
+            "command": "python benchmarks/reversible.py",
+            "machine": {"device": "a processor"},
+            "base": {"patch": [48, 48, 48], "depth": 4, "channels": 16},
+            "sizes": sizes,
+            "fits": fits,
+        },
+    )
+    text = "\n".join(device_lines.reversible_lines(folder))
+    assert "| stored | 300 MiB | x 3.00 | >= 6.00 | x 1.50 |" in text
+    assert "| inverted | 200 MiB | >= 2.00 | does not fit | x 1.50 |" in text
+    assert "reversible blocks take 60 MiB" in text

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+import random
+import sys
+
+import pytest
+import search
+
+optuna = pytest.importorskip("optuna")
+
+
+def test_the_space_has_millions_of_subnets():
+    supernet = search.millions()
+    assert supernet.space.size() == 3**7 * 3**4 * 2**4 * 3
+    assert all(parameter.is_meta for parameter in supernet.parameters())
+
+
+def test_synthetic_dice_grows_but_for_its_noise():
+    space, rng = search.millions().space, random.Random(0)
+    ends = search.synthetic_dice(space.smallest()), search.synthetic_dice(space.largest())
+    assert 0.3 < ends[0] < ends[1] < 0.95
+    for _ in range(50):
+        config = space.sample(rng)
+        assert ends[0] < search.synthetic_dice(config) < ends[1] + 2 * search.NOISE
+        assert search.synthetic_dice(config) == search.synthetic_dice(config)
+
+
+def test_dominated_share():
+    assert search.dominated([(1, 0.5), (2, 0.8)], [(1, 0.4), (2, 0.8), (3, 0.9)]) == pytest.approx(2 / 3)
+
+
+def test_the_search_beats_random_subnets_that_are_scored_as_often():
+    supernet = search.millions(2)
+    (row,) = search.compare_fronts(supernet, 100, [0])
+    assert 60 < row["scored"] <= 100
+    assert row["hypervolume"] > row["random_hypervolume"]
+    assert 0 <= row["random_front_beaten"] <= 1
+    assert "| 0 | " in search.fronts_table([row])
+
+
+def test_the_command(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(search, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["search.py", "front", "--quick"])
+    search.main()
+    assert "SYNTHETIC" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(search, "compare_fronts", lambda supernet, trials, seeds: [])
+    monkeypatch.setattr(sys, "argv", ["search.py", "front"])
+    search.main()
+    assert json.loads((tmp_path / "search_front.json").read_text())["dice"] == "synthetic"
+    monkeypatch.setattr(sys, "argv", ["search.py", "model"])
+    with pytest.raises(SystemExit):
+        search.main()

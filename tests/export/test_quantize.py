@@ -1,0 +1,79 @@
+"""int8 of a tiny network: near, integer, and trainable."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from torch.utils import cpp_extension
+
+from prox_monai.export.openvino import OpenVinoRuntime, convert_openvino, save_openvino
+from prox_monai.export.parity import compare
+from prox_monai.export.quantize import quantize_openvino, quantize_trainable, quantize_within, uncompiled
+
+pytestmark = pytest.mark.filterwarnings("default")  # the formats' own, when they are imported
+
+
+def quantisers(model) -> int:
+    return sum(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
+
+
+def test_after_training(networks, shape, patches, tmp_path, capsys):
+    model = quantize_openvino(convert_openvino(networks["plain"], shape), patches)
+    assert quantisers(model) > 0
+    assert capsys.readouterr().out == ""
+    save_openvino(model, tmp_path, compressed=True)
+    runtime = OpenVinoRuntime(tmp_path / "model.xml", 1, exact=False)
+    parity = compare(networks["plain"], runtime, patches)
+    assert 1e-4 < parity.max_difference < parity.max_logit / 2
+    assert parity.agreement > 0.9
+
+
+def test_within_a_limit_that_nothing_exceeds(networks, shape, patches):
+    model = quantize_within(
+        convert_openvino(networks["plain"], shape),
+        patches,
+        [1, 2],
+        lambda runtime, cases: (1.0, [1.0] * len(cases)),
+        0.01,
+    )
+    assert quantisers(model) > 0
+
+
+def test_within_a_limit_that_only_the_plain_network_meets(networks, shape, patches):
+    """Layers go back to floating point until the score is near enough."""
+    plain = networks["plain"]
+
+    def score(runtime, cases):
+        values = [-compare(plain, runtime, [patches[case]]).max_difference for case in cases]
+        return min(values), values
+
+    full = quantize_openvino(convert_openvino(plain, shape), patches)
+    kept = quantize_within(convert_openvino(plain, shape), patches, [0, 1], score, 1e-6)
+    assert quantisers(kept) < quantisers(full)
+
+
+def test_in_training(networks, shape, patches, monkeypatch):
+    monkeypatch.setattr(cpp_extension, "load", None)  # NNCF falls back on torch where nothing can be compiled
+    network = quantize_trainable(networks["plain"], patches)
+    assert not any(hasattr(module, "__nncf__") for module in networks["plain"].modules())
+    with uncompiled():
+        network(patches[0]).square().mean().backward()
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+    model = convert_openvino(network.eval(), shape)
+    assert quantisers(model) > 0
+    with uncompiled():
+        parity = compare(network, OpenVinoRuntime(model, 1), patches)
+    assert parity.max_difference < 0.2
+
+
+def test_patches_are_needed(networks, shape):
+    with pytest.raises(ValueError, match="int8 needs patches of training cases"):
+        quantize_openvino(None, [])
+
+
+def test_absent(patches, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(ImportError, match=r'int8 needs an extra .*pip install "prox-monai\[export\]"'):
+        quantize_openvino(None, patches)
