@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 unexport $(filter nnUNet_% PROX_CONFIG,$(.VARIABLES))
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint bench bench-ranking bench-bundles bench-oct bench-reversible bench-auto3dseg bench-deploy bench-step clean
+.PHONY: help test demo lint bench bench-ranking bench-bundles bench-oct bench-reversible bench-auto3dseg bench-deploy bench-search bench-step clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -43,6 +43,9 @@ bench-auto3dseg: $(INSTALLED) ## prox in Auto3DSeg on the hippocampus, quick set
 
 bench-deploy: $(INSTALLED) ## a subnet for a device beside nnU-Net's planned network: MODEL=<folder that ProXTrainer trained>
 	$(BIN)/python benchmarks/deploy.py --model "$(MODEL)" $(if $(OUTPUT),--output "$(OUTPUT)")
+
+bench-search: $(INSTALLED) ## search among millions of subnets against random ones, with a synthetic Dice
+	$(BIN)/python benchmarks/search.py front
 
 bench-step: $(INSTALLED) ## measure what a training step costs
 	$(BIN)/python benchmarks/step_cost.py

@@ -58,13 +58,16 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMAN
         commands: what can be run.
 
     Returns:
-        The exit code: the sub-command's own, or 2 after an error, which is one line on stderr.
+        The exit code: the sub-command's own, 2 after an error, which is one line on stderr, 130 when interrupted.
     """
     arguments = build_parser(commands).parse_args(argv)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("prox_monai").setLevel(logging.INFO)
     try:
         return arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("\nstopped; what is done is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if arguments.debug:
             raise

@@ -11,7 +11,7 @@ from prox_monai.doctor import Finding, Level
 from prox_monai.plugin_files import plugin_folder
 
 
-def raising(error: Exception) -> list[Command]:
+def raising(error: BaseException) -> list[Command]:
     def run(arguments: argparse.Namespace) -> int:
         raise error
 
@@ -46,6 +46,11 @@ def test_doctor_fails_if_a_finding_does(level, code, monkeypatch, capsys):
 def test_errors_are_one_line(error, line, capsys):
     assert main(["break"], raising(error)) == 2
     assert capsys.readouterr() == ("", f"prox-monai: error: {line}\n")
+
+
+def test_an_interruption_is_no_error(capsys):
+    assert main(["break"], raising(KeyboardInterrupt())) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback():

@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, count, model_arguments
 from prox_monai.commands.command import Command, device_argument, extra
+
+if TYPE_CHECKING:
+    from prox_monai.integrations.nnunet.trained import TrainedModel
+    from prox_monai.space import SubnetConfig
 
 HALVES = ("tuning", "reporting", "both")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     with extra("nnunet"):
+        import torch
         from tqdm import tqdm
 
         from prox_monai.integrations.nnunet import unseen
@@ -21,6 +27,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         from prox_monai.search.table import buckets_table, rows_table
 
     device = unseen.choose_device(arguments.device)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.all and (arguments.subnets or arguments.random or arguments.per_bucket):
+        raise ValueError("--all are all subnets: give it without --subnets, --random and --per-bucket.")
     if arguments.per_bucket and arguments.no_latency:
         raise ValueError("--per-bucket sorts subnets by latency, which --no-latency leaves out; give one of them.")
     model = load_trained(arguments.model, arguments.fold)
@@ -43,7 +53,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _named(arguments: argparse.Namespace, model) -> tuple[int, Iterable]:
+def _named(arguments: argparse.Namespace, model: TrainedModel) -> tuple[int, Iterable[tuple[str, SubnetConfig]]]:
     """How many subnets are asked for, and name and configuration of each."""
     from prox_monai.evaluation.multiply_adds import ALIASES
     from prox_monai.search.sampling import random_subnets
@@ -81,6 +91,8 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     help = "of the surface Dice, default: %(default)s"
     parser.add_argument("--tolerance-mm", type=float, default=1.0, metavar="MM", help=help)
     parser.add_argument("--peak-memory", action="store_true", help="measure it, in a process of its own per subnet")
+    help = "CPU threads; latencies of one table are of as many"
+    parser.add_argument("--threads", type=at_least_one, metavar="N", help=help)
     parser.add_argument("--no-latency", action="store_true", help="Dice only, as fast as the networks predict")
     device_argument(parser)
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, count, model_arguments, positive
 from prox_monai.commands.command import SUBNET, Command, extra
+from prox_monai.export.formats import FORMATS, timed_runtime
+
+if TYPE_CHECKING:
+    from prox_monai.integrations.nnunet.choice import Chosen
+
+logger = logging.getLogger(__name__)
 
 _HELP = {
     "onnx": "write a subnet as an ONNX model, checked with ONNX Runtime",
     "openvino": "write a subnet as an OpenVINO model, also in int8",
     "torch": "write a subnet as a program of torch.export",
 }
-_PRECISIONS = {"onnx": ("fp32", "fp16"), "openvino": ("fp32", "fp16", "int8"), "torch": ("fp32",)}
 
 
 def _export(format: str, arguments: argparse.Namespace) -> int:
@@ -39,7 +47,8 @@ def _export(format: str, arguments: argparse.Namespace) -> int:
         finetune=arguments.finetune,
     )
     model = load_trained(arguments.model, arguments.fold)
-    config = choose(model, choice).config
+    chosen = choose(model, choice)
+    _warn_of_table(chosen, format, compression.precision, torch.get_num_threads())
     try:
         cases = cases_of(model, os.environ)
     except (FileNotFoundError, ValueError) as error:
@@ -47,10 +56,38 @@ def _export(format: str, arguments: argparse.Namespace) -> int:
             raise
         print(f"compared on random numbers, not on cases: {error}")
         cases = None
-    description = deploy(model, config, format, arguments.output, cases=cases, compression=compression)
+    description = deploy(model, chosen.config, format, arguments.output, cases=cases, compression=compression)
+    if choice.max_latency_ms is not None:
+        _warn_of_latency(chosen, choice.max_latency_ms, description.checks)
     print(_summary(description.subnet, description.checks, Path(arguments.output)))
     print(f"  prox-monai predict {shlex.quote(arguments.output)} -i IMAGES -o PREDICTIONS")
     return 0
+
+
+def _warn_of_table(chosen: Chosen, format: str, precision: str, threads: int) -> None:
+    """Warn where the latencies that decided are of something else than what is written."""
+    if chosen.runtime is None:
+        return
+    table = f"the table's latencies are of {chosen.runtime}, threads: {chosen.threads}"
+    if chosen.runtime != timed_runtime(format, precision):
+        logger.warning("%s; %s in %s takes another time, the limit may not hold", table, format, precision)
+    if chosen.threads != threads:
+        logger.warning("%s; here it is compared with threads: %s (--threads)", table, threads)
+
+
+def _warn_of_latency(chosen: Chosen, limit_ms: float, checks: Mapping[str, Any]) -> None:
+    """Warn where what was written is slower than what was asked for."""
+    if (measured := checks["latency_ms"]["exported"]) > limit_ms:
+        logger.warning(
+            "latency is %.2f ms (%s, threads: %s), above the limit of %g ms; by the table %.2f ms (%s, threads: %s)",
+            measured,
+            checks["runtime"]["name"],
+            checks["threads"],
+            limit_ms,
+            chosen.latency_ms,
+            chosen.runtime,
+            chosen.threads,
+        )
 
 
 def _summary(subnet: str, checks: dict, folder: Path) -> str:
@@ -63,8 +100,12 @@ def _summary(subnet: str, checks: dict, folder: Path) -> str:
         f"{checks['threads']} threads, {checks['runtime']['name']} on {checks['device']}",
         f"  size       {size['exported']:.2f} MB instead of {size['plain']:.2f} MB",
     ]
-    if dice := checks.get("dice"):
-        lines.append(f"  mean Dice  {dice['exported']:.4f} instead of {dice['plain']:.4f} on {dice['cases']} cases")
+    for name in ("dice", "dice_reporting"):
+        if dice := checks.get(name):
+            lines.append(
+                f"  mean Dice  {dice['exported']:.4f} instead of {dice['plain']:.4f} on {dice['cases']} cases of the "
+                f"{dice['half']} half{', where the limit holds' if dice['half'] == 'tuning' else ''}"
+            )
     return "\n".join(lines)
 
 
@@ -75,13 +116,13 @@ def _export_arguments(format: str, parser: argparse.ArgumentParser) -> None:
     chosen.add_argument("--max-latency-ms", type=positive, metavar="MS", help="the best subnet in --table within this")
     parser.add_argument("--table", metavar="FILE", help="of prox-monai evaluate, or front.json of search")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="new folder, or an empty one")
-    parser.add_argument("--precision", choices=_PRECISIONS[format], default="fp32", help="default: %(default)s")
+    parser.add_argument("--precision", choices=FORMATS[format], default="fp32", help="default: %(default)s")
     help = "refuse what costs more mean Dice on the tuning half of the unseen cases, default: %(default)s"
     parser.add_argument("--max-dice-drop", type=float, default=0.005, metavar="DICE", help=help)
     help = "steps of fine-tuning, taught by the largest; of int8 again with quantisation if it drops too much"
     parser.add_argument("--finetune", type=count, default=0, metavar="STEPS", help=help)
-    if "int8" in _PRECISIONS[format]:
-        help = "of int8: keep layers in floating point until the drop is within the limit"
+    if "int8" in FORMATS[format]:
+        help = "of int8: keep layers in floating point until the drop is within the limit; not with --finetune"
         parser.add_argument("--accuracy-aware", action="store_true", help=help)
     parser.add_argument("--threads", type=at_least_one, metavar="N", help="CPU threads for the comparison")
 

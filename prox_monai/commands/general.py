@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from prox_monai.commands.command import Command, device_argument, extra
 
@@ -20,11 +19,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     with extra("nnunet"):
         from prox_monai.demo import run_demo
 
-    try:
-        print(run_demo(arguments.data, arguments.output, arguments.device))
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    print(run_demo(arguments.data, arguments.output, arguments.device))
     return 0
 
 

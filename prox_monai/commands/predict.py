@@ -43,11 +43,20 @@ def _predict(arguments: argparse.Namespace) -> int:
     try:
         print(_table(list(tqdm(prediction.run(), total=cases, desc="cases", disable=None, leave=False))))
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on after the finished cases", file=sys.stderr)
+        print(f"\nstopped; {_after(prediction.output.is_file, arguments.overwrite)}", file=sys.stderr)
         return 130
     if before:
         print(f"{before} of {cases} cases were predicted with this model before; --overwrite does them again.")
     return 0
+
+
+def _after(is_file: bool, overwrite: bool) -> str:
+    """Say what is there after an interrupt, and how to go on."""
+    if is_file:
+        return "nothing was written"
+    if overwrite:
+        return "the same command begins anew; without --overwrite it goes on after the finished cases"
+    return "the same command goes on after the finished cases"
 
 
 def _table(rows: Sequence[Predicted]) -> str:
@@ -64,7 +73,7 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="FOLDER", help=help)
     help = "image, or folder of images, named as nnU-Net wants it (CASE_0000.nii.gz); one channel: as you like"
     parser.add_argument("-i", "--input", required=True, metavar="IMAGES", help=help)
-    help = "folder for the label maps; of one image also a file. Finished cases of the same model are not redone"
+    help = "folder for the label maps; of one image also a file. Cases that this model finished are not redone"
     parser.add_argument("-o", "--output", required=True, metavar="OUTPUT", help=help)
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--subnet", metavar="NAME", help=f"{SUBNET}; default: largest")

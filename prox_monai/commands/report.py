@@ -21,6 +21,8 @@ def _report(arguments: argparse.Namespace) -> int:
     wanted = Wanted(
         tuple(arguments.rows),
         tuple(arguments.subnets),
+        arguments.front,
+        tuple(arguments.exported),
         arguments.stock,
         arguments.buckets,
     )
@@ -32,15 +34,23 @@ def _report(arguments: argparse.Namespace) -> int:
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments(parser)
     parser.add_argument(
-        "--rows", nargs="+", type=Path, required=True, metavar="FILE", help="tables that evaluate or search wrote"
+        "--rows",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="tables of evaluate, or reporting.jsonl of search",
     )
     parser.add_argument(
         "--subnets",
         nargs="+",
-        default=["largest", "middle", "smallest"],
+        default=[],
         metavar="NAME",
-        help=f"to draw, the first also predicts cases: {SUBNET}; default: %(default)s",
+        help=f"to draw, the first also predicts cases: {SUBNET}; default: the best, the fastest, those with an alias",
     )
+    parser.add_argument("--front", type=Path, metavar="FILE", help="front.json of a search")
+    help = "of prox-monai export"
+    parser.add_argument("--exported", nargs="+", default=[], type=Path, metavar="FOLDER", help=help)
     help = "fold that nnU-Net's own trainer trained, to compare with: .../nnUNetTrainer__nnUNetPlans__3d_fullres/fold_0"
     parser.add_argument("--stock", type=Path, metavar="FOLDER", help=help)
     parser.add_argument("--buckets", type=at_least_one, default=5, metavar="N", help="of latency, default: %(default)s")
@@ -55,6 +65,7 @@ COMMANDS = (
         _report,
         _report_arguments,
         examples="prox-monai report MODEL_FOLDER --rows subnets.jsonl --output report.html\n"
+        "prox-monai report MODEL_FOLDER --rows found/reporting.jsonl --front found/front.json --exported device\n"
         "prox-monai report MODEL_FOLDER --rows subnets.jsonl --subnets d1-w.5-k3-r1 --stock STOCK_FOLDER/fold_0",
     ),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +33,7 @@ def _latency(arguments: argparse.Namespace) -> int:
 
         from prox_monai.integrations.nnunet.trained import load_trained
         from prox_monai.search.latency import Conditions, Plan, measure_latencies
-        from prox_monai.search.predictor import choose_table
+        from prox_monai.search.predictor import read_table
 
     makes = {name: _maker(name, arguments.threads) for name in dict.fromkeys(arguments.runtime)}
     here = {name: Conditions.here(name, make, arguments.threads) for name, make in makes.items()}  # all there?
@@ -45,7 +44,7 @@ def _latency(arguments: argparse.Namespace) -> int:
         rows = measure_latencies(model.supernet, plan, model.input_shape, make, here[name], arguments.output)
         for _ in tqdm(rows, total=plan.size, desc=name, disable=None, leave=False):
             pass
-    print(_accuracy_table([choose_table(arguments.output, conditions) for conditions in here.values()]))
+    print(_accuracy_table([read_table(arguments.output, conditions) for conditions in here.values()]))
     return 0
 
 
@@ -131,21 +130,18 @@ def _maker(name: str, threads: int) -> MakeRuntime:
 def _subnet_latency(arguments: argparse.Namespace, model: TrainedModel) -> SubnetLatency | None:
     """Latency by the table that was given."""
     from prox_monai.search.latency import Conditions
-    from prox_monai.search.predictor import SubnetLatency, choose_table, read_table
+    from prox_monai.search.predictor import SubnetLatency, read_table, rows_by_conditions
 
     if arguments.latency_table is None:
         return None
+    asked = arguments.latency_table, arguments.runtime, arguments.threads
+    kinds = {(conditions.runtime, conditions.threads) for conditions in rows_by_conditions(*asked)}
     here: Conditions | None = None
-    chosen = partial(choose_table, arguments.latency_table, runtime=arguments.runtime, threads=arguments.threads)
-    if not arguments.force:
-        kinds = {
-            (predictor.conditions.runtime, predictor.conditions.threads)
-            for predictor in read_table(arguments.latency_table, arguments.runtime, arguments.threads)
-        }
-        if len(kinds) == 1:
-            ((runtime, threads),) = kinds
-            here = Conditions.here(runtime, _maker(runtime, threads), threads)
-    return SubnetLatency(chosen(here), model.supernet.architecture, model.input_shape)
+    if len(kinds) == 1 and not arguments.force:
+        ((runtime, threads),) = kinds
+        here = Conditions.here(runtime, _maker(runtime, threads), threads)
+    predictor = read_table(arguments.latency_table, here, arguments.runtime, arguments.threads)
+    return SubnetLatency(predictor, model.supernet.architecture, model.input_shape)
 
 
 def _accuracy_table(predictors: Sequence[LatencyPredictor]) -> str:
@@ -168,10 +164,10 @@ def _accuracy_table(predictors: Sequence[LatencyPredictor]) -> str:
 def _show(found: Found, output: Path, model: TrainedModel, latency: SubnetLatency | None) -> None:
     """Print the front and draw it."""
     from prox_monai.search.plots import pareto_picture
-    from prox_monai.search.table import columns, row_cells
+    from prox_monai.search.table import columns, interval_cell, row_cells
 
     cells = row_cells(found.reporting, head="Dice, reporting half")
-    ends = [f"{low:.3f} to {high:.3f}" for low, high in (row["dice_interval"] or (0, 1) for row in found.reporting)]
+    ends = [interval_cell(row["dice_interval"]) for row in found.reporting]
     tuning = [f"{subnet.dice:.3f}" for subnet in found.front]
     more = zip(["95 % interval", *ends], ["Dice, tuning half", *tuning], strict=True)
     print(columns([(*line, *added) for line, added in zip(cells, more, strict=True)]))
@@ -180,7 +176,8 @@ def _show(found: Found, output: Path, model: TrainedModel, latency: SubnetLatenc
         accuracy = latency.predictor.accuracy()
         error = f"; mean error {accuracy.mean_error:.1%} on {accuracy.networks} networks" if accuracy else ""
         print(f"Latency: predicted, {latency.predictor.conditions}{error}.")
-        front = {row["key"] for row in found.reporting}
+        keys = {row["key"] for row in found.reporting}
+        front = {row["name"] for row in found.tuning if row["key"] in keys}
         title = f"{len(found.tuning)} subnets on the tuning half of fold {model.fold}\n{latency.predictor.conditions}"
         pareto_picture(found.tuning, output / "pareto.png", title=title, named=front if len(front) <= 5 else ())
     print(f"In {output}: front.json, tuning.jsonl, reporting.jsonl{', pareto.png' if latency else ''}.")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prox_monai.export.formats import FORMATS, PRECISIONS
+
 FILE = "prox_monai.json"
-FORMATS = ("onnx", "openvino", "torch")
-PRECISIONS = ("fp32", "fp16", "int8")
 _KIND, _VERSION = "prox_monai/exported", 1
 
 

@@ -9,23 +9,11 @@ import torch
 from torch import nn
 
 from prox_monai.export.description import Description, read_description
+from prox_monai.export.formats import check_precision
 from prox_monai.export.onnx import OnnxRuntime, write_onnx
 from prox_monai.export.openvino import OpenVinoRuntime, convert_openvino, save_openvino
 from prox_monai.export.runtime import Runtime, RuntimeNetwork
 from prox_monai.export.torch_export import TorchRuntime, write_torch
-
-
-def check_precision(format: str, precision: str) -> None:
-    """Check that a format can be written in a precision.
-
-    Raises:
-        ValueError: When it cannot; the message says what can.
-    """
-    allowed = {"onnx": ("fp32", "fp16"), "openvino": ("fp32", "fp16", "int8"), "torch": ("fp32",)}
-    if format not in allowed:
-        raise ValueError(f"format must be one of {', '.join(allowed)}, got {format!r}.")
-    if precision not in allowed[format]:
-        raise ValueError(f"precision of {format} must be one of {', '.join(allowed[format])}, got {precision!r}.")
 
 
 def write_network(

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     import openvino
 
 
-def quantize_openvino(model: openvino.Model, patches: Sequence[Tensor]) -> openvino.Model:
+class Patches(Protocol):
+    """Inputs ``(1, C, *spatial)`` that can be gone through more than once: a list, or what reads them anew."""
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+    def __len__(self) -> int: ...
+
+
+def quantize_openvino(model: openvino.Model, patches: Patches) -> openvino.Model:
     """Quantise weights and activations of convolutions to 8 bits, after training.
 
     Args:
@@ -38,7 +46,7 @@ def quantize_openvino(model: openvino.Model, patches: Sequence[Tensor]) -> openv
 
 def quantize_within(
     model: openvino.Model,
-    patches: Sequence[Tensor],
+    patches: Patches,
     cases: Sequence[Any],
     score: Callable[[Runtime, list[Any]], tuple[float, list[float]]],
     max_drop: float,
@@ -72,7 +80,7 @@ def quantize_within(
         )
 
 
-def quantize_trainable(network: nn.Module, patches: Sequence[Tensor]) -> nn.Module:
+def quantize_trainable(network: nn.Module, patches: Patches) -> nn.Module:
     """Return a copy of a network that computes as if in 8 bits and can be trained on (quantisation-aware training).
 
     Train it in :func:`uncompiled`. At its first step NNCF compiles an extension in C++, where there is a compiler.
@@ -87,7 +95,7 @@ def quantize_trainable(network: nn.Module, patches: Sequence[Tensor]) -> nn.Modu
     """
     os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "600")  # seconds; a small processor compiles longer than 60
     with _nncf(patches) as nncf, uncompiled():
-        return nncf.quantize(copy.deepcopy(network).eval(), nncf.Dataset(list(patches)), subset_size=len(patches))
+        return nncf.quantize(copy.deepcopy(network).eval(), nncf.Dataset(patches), subset_size=len(patches))
 
 
 def uncompiled() -> AbstractContextManager:
@@ -95,12 +103,12 @@ def uncompiled() -> AbstractContextManager:
     return torch.compiler.set_stance("force_eager")
 
 
-def _dataset(nncf: Any, patches: Sequence[Tensor]) -> Any:
-    return nncf.Dataset([patch.contiguous().numpy() for patch in patches])
+def _dataset(nncf: Any, patches: Patches) -> Any:
+    return nncf.Dataset(patches, lambda patch: patch.contiguous().numpy())
 
 
 @contextmanager
-def _nncf(patches: Sequence[Tensor]) -> Iterator[Any]:
+def _nncf(patches: Patches) -> Iterator[Any]:
     """NNCF without its progress bars and notes."""
     if not patches:
         raise ValueError("int8 needs patches of training cases to take ranges of activations from; there is none.")

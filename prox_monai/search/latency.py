@@ -6,7 +6,7 @@ import logging
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -150,15 +150,14 @@ def measure_latencies(
         path: the table; rows that it holds are not measured again.
         seed: of the order.
     """
-    done = {}
-    for row in read_lines(path):
+    done: dict[Hashable, Row] = {}
+    for row in read_latencies(path):
         if Conditions.of(row) == conditions:
-            done.setdefault((row["kind"], row["key"]), row)
-    jobs = [job for job in _jobs(supernet, plan, input_shape) if (job.about["kind"], job.about["key"]) not in done]
-    wanted = {("block", key) for key in plan.blocks} | {
-        ("network", _key(supernet, config)) for configs in plan.networks.values() for config in configs
-    }
-    yield from (row for identity, row in done.items() if identity in wanted)
+            done.setdefault(identity(row), row)
+    wanted = list(_jobs(supernet, plan, input_shape))
+    jobs = [job for job in wanted if identity(job.about) not in done]
+    asked = {identity(job.about) for job in wanted}
+    yield from (row for what, row in done.items() if what in asked)
     random.Random(seed).shuffle(jobs)  # what the machine does meanwhile hits large and small alike
     for start in range(0, len(jobs), _TOGETHER):
         together = jobs[start : start + _TOGETHER]
@@ -167,6 +166,24 @@ def measure_latencies(
             row = job.about | asdict(conditions) | times
             append_row(row, path)
             yield row
+
+
+def read_latencies(path: str | Path) -> list[Row]:
+    """Return the rows of a latency table; there are none where there is no file.
+
+    Raises:
+        ValueError: When the file is no latency table.
+    """
+    rows = read_lines(path)
+    for row in rows:
+        if row.get("kind") not in ("block", "network"):
+            raise ValueError(f"{path} is not a latency table: a row has the kind {row.get('kind')!r}.")
+    return rows
+
+
+def identity(row: Row) -> Hashable:
+    """Return what was timed: a block by its key, a network by its blocks, as families share names of subnets."""
+    return row["kind"], row["key"], tuple(row.get("blocks", ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from prox_monai.elastic import Architecture
-from prox_monai.evaluation.table import Row, read_lines
+from prox_monai.evaluation.table import Row
 from prox_monai.search.blocks import blocks_of
-from prox_monai.search.latency import FIT, HELD_OUT, Conditions
+from prox_monai.search.latency import FIT, HELD_OUT, Conditions, identity, read_latencies
 from prox_monai.space import SubnetConfig
 
 _MIN_NETWORKS = 2
@@ -129,8 +129,10 @@ class SubnetLatency:
         return self.predictor([block.key for block in blocks_of(self.architecture, config, self.input_shape)])
 
 
-def read_table(path: str | Path, runtime: str | None = None, threads: int | None = None) -> list[LatencyPredictor]:
-    """Return a predictor for each of the conditions that a table holds.
+def rows_by_conditions(
+    path: str | Path, runtime: str | None = None, threads: int | None = None
+) -> dict[Conditions, list[Row]]:
+    """Return the rows of a latency table by the conditions under which they were measured.
 
     Args:
         path: the table; a last line that was cut off is left out, and said so.
@@ -139,25 +141,23 @@ def read_table(path: str | Path, runtime: str | None = None, threads: int | None
 
     Raises:
         FileNotFoundError: When there is no such table.
-        ValueError: When the file is no latency table, or holds too few networks of some conditions.
+        ValueError: When the file is no latency table.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; prox-monai latency writes a latency table.")
     parts: dict[Conditions, list[Row]] = {}
-    for row in read_lines(path):
-        if row.get("kind") not in ("block", "network"):
-            raise ValueError(f"{path} is not a latency table: a row has the kind {row.get('kind')!r}.")
+    for row in read_latencies(path):
         conditions = Conditions.of(row)
         if runtime in (None, conditions.runtime) and threads in (None, conditions.threads):
             parts.setdefault(conditions, []).append(row)
-    return [_predictor(conditions, rows) for conditions, rows in parts.items()]
+    return parts
 
 
-def choose_table(
+def read_table(
     path: str | Path, here: Conditions | None, runtime: str | None = None, threads: int | None = None
 ) -> LatencyPredictor:
-    """Return the predictor of a table that is to be used.
+    """Return the predictor of a latency table.
 
     Args:
         path: the table.
@@ -167,29 +167,28 @@ def choose_table(
 
     Raises:
         FileNotFoundError: When there is no such table.
-        ValueError: When it was measured elsewhere, or which of several is meant is not said.
+        ValueError: When the file is no latency table, was measured elsewhere, does not say which of several is meant,
+            or holds too few networks.
     """
-    found = read_table(path, runtime, threads)
-    if here is not None:
-        mine = [predictor for predictor in found if predictor.conditions == here]
-        if found and not mine:
-            raise ValueError(
-                f"{path} was measured with {found[0].conditions}, here is {here}; measure it here with prox-monai "
-                f"latency, or use it as it is with --force."
-            )
-        found = mine
-    if len(found) != 1:
-        names = "; ".join(str(predictor.conditions) for predictor in found) or "none"
+    found = rows_by_conditions(path, runtime, threads)
+    if found and here is not None and here not in found:
+        raise ValueError(
+            f"{path} was measured with {next(iter(found))}, here is {here}; measure it here with prox-monai latency, "
+            f"or use it as it is with --force."
+        )
+    asked = [conditions for conditions in found if here in (None, conditions)]
+    if len(asked) != 1:
+        names = "; ".join(map(str, asked)) or "none"
         raise ValueError(f"{path} must hold one table of what is asked for, say which: it holds {names}.")
-    return found[0]
+    return _predictor(asked[0], found[asked[0]])
 
 
 def _predictor(conditions: Conditions, rows: Sequence[Row]) -> LatencyPredictor:
-    blocks: dict[str, Row] = {}
-    networks: dict[str, Row] = {}
-    for row in rows:
-        (blocks if row["kind"] == "block" else networks).setdefault(row["key"], row)
-    return LatencyPredictor(conditions, blocks, list(networks.values()))
+    once = {identity(row): row for row in reversed(rows)}  # of several the first
+    networks = [row for row in once.values() if row["kind"] == "network"]
+    return LatencyPredictor(
+        conditions, {row["key"]: row for row in once.values() if row["kind"] == "block"}, networks[::-1]
+    )
 
 
 def _corrected(blocks: Mapping[str, Row], networks: Sequence[Row]) -> tuple[dict[str, float], float]:

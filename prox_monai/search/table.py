@@ -25,7 +25,7 @@ def rows_table(
     rows = list(rows)
     lines = row_cells(rows, value=value, head=head)
     if interval:
-        ends = ["95 % interval", *(_interval(row.get(f"{value}_interval")) for row in rows)]
+        ends = ["95 % interval", *(interval_cell(row.get(f"{value}_interval")) for row in rows)]
         lines = [(*line, end) for line, end in zip(lines, ends, strict=True)]
     return columns(lines)
 
@@ -71,5 +71,6 @@ def _cells(row: Mapping[str, Any], value: str) -> tuple[str, ...]:
     return row["name"], f"{row['parameters']:,}", f"{row['macs'] / 1e9:.2f}", latency, worth
 
 
-def _interval(ends: Sequence[float] | None) -> str:
+def interval_cell(ends: Sequence[float] | None) -> str:
+    """Write the ends of an interval, or a dash where there is none."""
     return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"

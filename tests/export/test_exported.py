@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from prox_monai.export.description import FILE, Description, file_digest, read_description
-from prox_monai.export.exported import check_precision, load_exported, open_runtime, write_network
+from prox_monai.export.exported import load_exported, open_runtime, write_network
 from prox_monai.export.parity import compare
 from prox_monai.export.runtime import RuntimeNetwork
 
@@ -164,19 +164,6 @@ def test_an_absent_writer_names_the_extra(format, package, networks, shape, tmp_
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=r'pip install "prox-monai\[export\]"'):
         write_network(networks["plain"], shape, tmp_path, format)
-
-
-@pytest.mark.parametrize(
-    ("format", "precision", "message"),
-    [
-        ("onnx", "int8", "precision of onnx must be one of fp32, fp16, got 'int8'"),
-        ("torch", "fp16", "precision of torch must be one of fp32, got 'fp16'"),
-        ("tflite", "fp32", "format must be one of onnx, openvino, torch, got 'tflite'"),
-    ],
-)
-def test_what_does_not_exist_is_refused(format, precision, message):
-    with pytest.raises(ValueError, match=message):
-        check_precision(format, precision)
 
 
 def test_a_description_is_read_as_it_was_written(written):

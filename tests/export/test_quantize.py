@@ -14,12 +14,25 @@ from prox_monai.export.quantize import quantize_openvino, quantize_trainable, qu
 pytestmark = pytest.mark.filterwarnings("default")  # the formats' own, when they are imported
 
 
+class Again:
+    """What can be gone through again, but not at will."""
+
+    def __init__(self, patches):
+        self._patches = patches
+
+    def __iter__(self):
+        return iter(self._patches)
+
+    def __len__(self):
+        return len(self._patches)
+
+
 def quantisers(model) -> int:
     return sum(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
 
 
 def test_after_training(networks, shape, patches, tmp_path, capsys):
-    model = quantize_openvino(convert_openvino(networks["plain"], shape), patches)
+    model = quantize_openvino(convert_openvino(networks["plain"], shape), Again(patches))
     assert quantisers(model) > 0
     assert capsys.readouterr().out == ""
     save_openvino(model, tmp_path, compressed=True)
@@ -32,7 +45,7 @@ def test_after_training(networks, shape, patches, tmp_path, capsys):
 def test_within_a_limit_that_nothing_exceeds(networks, shape, patches):
     model = quantize_within(
         convert_openvino(networks["plain"], shape),
-        patches,
+        Again(patches),
         [1, 2],
         lambda runtime, cases: (1.0, [1.0] * len(cases)),
         0.01,
@@ -55,7 +68,7 @@ def test_within_a_limit_that_only_the_plain_network_meets(networks, shape, patch
 
 def test_in_training(networks, shape, patches, monkeypatch):
     monkeypatch.setattr(cpp_extension, "load", None)  # NNCF falls back on torch where nothing can be compiled
-    network = quantize_trainable(networks["plain"], patches)
+    network = quantize_trainable(networks["plain"], Again(patches))
     assert not any(hasattr(module, "__nncf__") for module in networks["plain"].modules())
     with uncompiled():
         network(patches[0]).square().mean().backward()

@@ -8,7 +8,7 @@ import pytest
 
 from prox_monai.search.blocks import blocks_of
 from prox_monai.search.latency import Conditions
-from prox_monai.search.predictor import LatencyPredictor, SubnetLatency, choose_table, read_table
+from prox_monai.search.predictor import LatencyPredictor, SubnetLatency, read_table, rows_by_conditions
 
 HERE = Conditions("fake", "1.0", "a processor", 1)
 KINDS = ("Conv", "Up")
@@ -115,34 +115,42 @@ def test_latency_of_a_subnet(unet, shape):
 
 
 def test_tables_are_told_apart(table):
-    assert [predictor.conditions.runtime for predictor in read_table(table)] == ["fake", "other"]
-    assert [predictor.conditions.runtime for predictor in read_table(table, "other")] == ["other"]
-    assert read_table(table, threads=2) == []
-    assert choose_table(table, HERE).conditions == HERE
-    assert choose_table(table, None, "other").conditions.runtime == "other"
+    assert [conditions.runtime for conditions in rows_by_conditions(table)] == ["fake", "other"]
+    assert [conditions.runtime for conditions in rows_by_conditions(table, "other")] == ["other"]
+    assert rows_by_conditions(table, threads=2) == {}
+    assert read_table(table, HERE).conditions == HERE
+    assert read_table(table, None, "other").conditions.runtime == "other"
     with pytest.raises(ValueError, match=r"say which: it holds fake 1.0 on a processor, 1 thread; other 1.0 on a proc"):
-        choose_table(table, None)
+        read_table(table, None)
     with pytest.raises(ValueError, match=r"it holds none"):
-        choose_table(table, None, "third")
+        read_table(table, None, "third")
+
+
+def test_a_table_that_is_being_measured_does_not_disturb_another(table):
+    with table.open("a") as file:
+        file.write(json.dumps({"kind": "block", **BLOCKS[0], **asdict(replace(HERE, runtime="third"))}) + "\n")
+    assert read_table(table, HERE).conditions == HERE
+    with pytest.raises(ValueError, match=r"holds 0 whole networks of third"):
+        read_table(table, None, "third")
 
 
 @pytest.mark.parametrize("change", [{"device": "another"}, {"version": "0.9"}])
 def test_a_table_of_another_device_or_version_is_refused(table, change):
     elsewhere = replace(HERE, **change)
     with pytest.raises(ValueError, match=r"was measured with fake 1.0 on a processor, 1 thread, here is .*--force"):
-        choose_table(table, elsewhere, "fake")
+        read_table(table, elsewhere, "fake")
 
 
 def test_good_rows_of_a_truncated_table_are_kept(table):
-    whole = choose_table(table, HERE)
+    whole = read_table(table, HERE)
     table.write_text(table.read_text()[:-25])
-    assert choose_table(table, HERE) == whole
-    assert len(choose_table(table, None, "other").networks) == len(whole.networks) - 1
+    assert read_table(table, HERE) == whole
+    assert len(read_table(table, None, "other").networks) == len(whole.networks) - 1
 
 
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none.jsonl does not exist; prox-monai latency writes a latency"):
-        read_table(tmp_path / "none.jsonl")
+        read_table(tmp_path / "none.jsonl", None)
     (tmp_path / "rows.jsonl").write_text('{"key": "d1", "dice": 0.5}\n')
     with pytest.raises(ValueError, match=r"rows.jsonl is not a latency table: a row has the kind None"):
-        read_table(tmp_path / "rows.jsonl")
+        read_table(tmp_path / "rows.jsonl", None)

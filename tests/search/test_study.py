@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 
+from prox_monai.search import workers
 from prox_monai.search.pareto import pareto_front
 from prox_monai.search.sampling import random_subnets
 from prox_monai.search.study import Problem, search
@@ -196,10 +198,12 @@ def test_a_search_that_was_broken_off_goes_on(tmp_path, make):
 
 
 @pytest.mark.parametrize("lost", [1, 30])
-def test_a_journal_that_was_cut_off_goes_on(tmp_path, lost):
-    """Whatever entry was the last, all that was scored before it is kept, and the file stays readable."""
+def test_a_journal_that_was_cut_off_goes_on(tmp_path, lost, monkeypatch):
+    """By a crash: all that was scored before the last entry is kept, and the file stays readable."""
     storage, first, second = tmp_path / "journal.log", Score(), Score()
-    search(problem(SMALL, first), trials=8, storage=storage)
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "_this_process", lambda: f"{workers.socket.gethostname()} 999999999 1")
+        search(problem(SMALL, first), trials=8, storage=storage)
     storage.write_bytes(storage.read_bytes()[:-lost])
     for trials in (12, 14):
         search(problem(SMALL, second), trials=trials, storage=storage)
@@ -273,3 +277,15 @@ def test_without_optuna(monkeypatch):
     with pytest.raises(ImportError, match=r'search needs Optuna: pip install "prox-monai\[search\]"'):
         search(problem(), trials=5)
     assert search(problem(SMALL), trials=64)
+
+
+def test_a_limit_below_the_smallest_may_be_met_by_another():
+    """A predicted latency is not monotone: the smallest subnet may not be the fastest."""
+
+    def costs(config: SubnetConfig) -> dict[str, float]:
+        return {"latency_ms": 1.0 if config == SMALL.smallest() else 0.5}
+
+    problem = Problem(SMALL, lambda config: config, costs, lambda config: 0.5, at_most={"latency_ms": 0.7})
+    problem.check()
+    with pytest.raises(ValueError, match=r"no subnet has latency_ms <= 0.1; the cheapest that was found has 0.5."):
+        replace(problem, at_most={"latency_ms": 0.1}).check()

@@ -23,3 +23,10 @@ def test_buckets():
 def test_another_value_has_its_name(rows):
     scored = [row | {"score": 0.5} for row in rows[:1]]
     assert rows_table(scored, value="score", head="accuracy").splitlines()[0].endswith("accuracy")
+
+
+def test_intervals_and_latencies_may_be_missing(rows):
+    measured = [rows[0] | {"dice_interval": [0.7, 0.88]}, rows[0] | {"dice_interval": None, "latency_ms": None}]
+    lines = rows_table(measured, interval=True).splitlines()
+    assert [line.split("  ")[-1].strip() for line in lines] == ["95 % interval", "0.700 to 0.880", "-"]
+    assert lines[2].split()[3] == "-"

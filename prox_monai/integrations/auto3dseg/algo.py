@@ -49,12 +49,15 @@ class ProxAlgo(BundleAlgo):
         Args:
             output_path: folder that it is written into.
             algo_name: name of the folder.
-            **kwargs: of :meth:`fill_template_config`, and MONAI's ``copy_dirs`` and ``fill_template``.
+            **kwargs: of :meth:`fill_template_config`, and MONAI's ``fill_template``.
 
         Raises:
-            ValueError: When something about the data or a parameter is not as it must be; a folder without its
-                ``algo_object.json`` is none for Auto3DSeg, so that the work directory can still be used.
+            ValueError: With ``copy_dirs=False``, which would write into the template; when something about the data or
+                a parameter is not as it must be: a folder without its ``algo_object.json`` is none for Auto3DSeg, so
+                that the work directory can still be used.
         """
+        if not kwargs.get("copy_dirs", True):
+            raise ValueError("copy_dirs must be true: else the template itself would be written into, got False.")
         if not Path(str(self.template_path), TEMPLATE).is_dir():  # that of another machine
             self.template_path = str(plugin_folder("auto3dseg"))
         name, self.name = self.name, TEMPLATE  # the name that the input gives this algorithm may be another
@@ -96,8 +99,13 @@ class ProxAlgo(BundleAlgo):
     def _planned(self, data_stats_filename: str) -> dict[str, Any]:
         source = ConfigParser.load_config_file(self.data_list_file)
         names = foreground_names(source)
-        summary = DataSummary.of(ConfigParser.load_config_file(data_stats_filename))
-        planned = plan(summary, modality=str(source["modality"]), class_names=names)
+        try:
+            summary = DataSummary.of(ConfigParser.load_config_file(data_stats_filename))
+            planned = plan(summary, modality=str(source["modality"]), class_names=names)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Auto3DSeg keeps its analysis: after mending the data, run with analyze=True."
+            ) from error
         return {
             "data_list_file_path": os.path.abspath(source["datalist"]),
             "data_file_base_dir": os.path.abspath(source["dataroot"]),
@@ -121,6 +129,11 @@ class ProxAlgo(BundleAlgo):
             logger.info("%s is a subnet of a supernet: there is nothing to train.", folder.root.name)
             return None
         params = {name: value for name, value in (train_params or {}).items() if name != "CUDA_VISIBLE_DEVICES"}
+        if chosen := [name for name in ("subnet", "max_latency_ms") if name in params]:
+            raise ValueError(
+                f"{' and '.join(chosen)} must not be given to a training, in which all subnets are trained: give it to "
+                f"the prediction, as set_prediction_params({{'algo_spec_params': {{'prox': ...}}}}), or to algos(...)."
+            )
         folder.parameters(params)
         return super().train(params, device_setting)
 
@@ -128,13 +141,18 @@ class ProxAlgo(BundleAlgo):
         """Return the mean Dice of the largest subnet on the validation cases; that of a member is its subnet's.
 
         Raises:
-            FileNotFoundError: When the algorithm is not trained.
+            FileNotFoundError: When the algorithm is not trained, or the supernet of a member was trained again.
         """
         folder = AlgoFolder.at(self.output_path)
         entries = ConfigParser.load_config_file(str(folder.progress))
         if folder.is_member:
             (subnet,) = folder.trained_parameters().subnet
             entries = [entry for entry in entries if subnet in (entry["name"], entry["subnet"])]
+            if not entries:
+                raise FileNotFoundError(
+                    f"{folder.root} has no score: its supernet in {folder.model.parent} was trained again. Call "
+                    f"add_subnet({str(folder.model.parent)!r}, {subnet!r}) again, or remove the folder."
+                )
         return float(entries[-1]["best_avg_dice_score"])
 
     def _create_cmd(self, train_params: dict | None = None) -> tuple[Any, str]:
@@ -143,11 +161,11 @@ class ProxAlgo(BundleAlgo):
         if int(setting["NUM_NODES"]) > 1:
             return super()._create_cmd(train_params)
         prefix, devices = str(setting["CMD_PREFIX"] or "").strip(), int(setting["n_devices"])
-        if prefix and prefix != "None":
-            start = shlex.split(prefix)
-        else:
-            several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={devices}"]
-            start = [sys.executable, *(several if devices > 1 else [])]
+        prefix = "" if prefix == "None" else prefix or ""
+        start = [prefix or sys.executable] if Path(prefix or ".").is_file() or not prefix else shlex.split(prefix)
+        if devices > 1 and len(start) == 1:  # an interpreter, which would train on the first GPU alone
+            module = [] if Path(start[0]).name == "torchrun" else ["-m", "torch.distributed.run"]
+            start += [*module, "--standalone", f"--nproc_per_node={devices}"]
         options = {
             "config_file": str(AlgoFolder.at(self.output_path).root / "configs" / CONFIG),
             **(train_params or {}),

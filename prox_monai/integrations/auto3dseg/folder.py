@@ -68,6 +68,11 @@ class AlgoFolder:
         return self.model / "training"
 
     @property
+    def previous(self) -> Path:
+        """The finished model of an earlier training, until the present training ends."""
+        return self.model / "previous"
+
+    @property
     def supernet(self) -> Path:
         """The trained supernet."""
         return self.model / "model.pt"

@@ -33,7 +33,8 @@ class InferClass:
         config_file: the algorithm's configuration files.
         **override: ``subnet``, one name or several, whose probabilities are averaged; ``max_latency_ms``, of one patch;
             ``num_sw_batch_size``, ``overlap_ratio``, ``amp``. Auto3DSeg passes what is meant for saving and for other
-            algorithms, too: that is left alone.
+            algorithms, too: that is left alone. A member of ``add_subnet`` keeps its
+            subnet.
 
     Raises:
         FileNotFoundError: When the algorithm is not trained.
@@ -44,6 +45,12 @@ class InferClass:
     def __init__(self, config_file: str | Path | Sequence[str | Path] | None = None, **override: Any) -> None:
         folder = AlgoFolder.of(config_file)
         given = _options(override)
+        if folder.is_member:  # what Auto3DSeg passes to all whose name begins with prox
+            dropped = [name for name in OPTIONS[:2] if given.pop(name, None)]
+            if dropped:
+                logger.info(
+                    "%s predicts with its own subnet: %s is not for it.", folder.root.name, " and ".join(dropped)
+                )
         self.parameters = folder.trained_parameters(given)
         self.device = _device(int(override.get("rank") or 0))
         budget = 0.0 if given.get("subnet") else self.parameters.max_latency_ms

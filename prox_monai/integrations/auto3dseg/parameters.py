@@ -30,7 +30,7 @@ class Parameters:
             ``nonzero`` (those of its voxels that are not zero).
         intensity: of ``ct``: lower and upper bound, mean and deviation.
         num_epochs: in total. Where they are fewer than the phases of the training, each counts as several shorter ones.
-        num_epochs_per_validation: epochs between validations and checkpoints.
+        num_epochs_per_validation: epochs between validations and checkpoints; a third of ``num_epochs`` at most.
         num_images_per_batch: patches of a training step.
         num_sw_batch_size: patches at once in a sliding window.
         overlap_ratio: of neighbouring patches in a sliding window.
@@ -141,7 +141,9 @@ class Parameters:
         parts = math.ceil(phases / self.num_epochs)
         schedule = recipe.phase_schedule(space, self.num_epochs * parts)
         steps = math.ceil(self.prox_iterations_per_epoch / parts)
-        return schedule, steps, self.num_epochs_per_validation * parts
+        # a training that is shortened has checkpoints before its end all the same
+        interval = min(self.num_epochs_per_validation, max(1, self.num_epochs // 3))
+        return schedule, steps, interval * parts
 
     def to_dict(self) -> dict[str, Any]:
         """Return the parameters as JSON primitives."""

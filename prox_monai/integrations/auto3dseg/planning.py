@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 
 from prox_monai.integrations.auto3dseg.topology import batch_size, plan_patch
+
+logger = logging.getLogger(__name__)
 
 FIRST_CHANNELS = 32
 _ANISOTROPIC = 3.0
@@ -236,7 +239,15 @@ def number_of_classes(labels: Sequence[int], names: Sequence[str] | None = None)
 
 
 def _normalisation(summary: DataSummary, modality: str) -> tuple[str, tuple[float, ...]]:
-    """A CT is clipped and scaled by the labelled voxels of all images, anything else scaled image by image."""
+    """A CT is clipped and scaled by the labelled voxels of all images, anything else scaled image by image.
+
+    The report has one intensity for all channels, their mean, so that a CT of several is scaled image by image.
+    """
+    if modality.lower() == "ct" and summary.channels > 1:
+        logger.warning(
+            "images have %d channels: each is scaled by itself (normalize_mode image), not as a CT.", summary.channels
+        )
+        return "image", ()
     if modality.lower() == "ct":
         names = ("percentile_00_5", "percentile_99_5", "mean", "stdev")
         return "ct", tuple(round(float(summary.foreground[name]), 4) for name in names)

@@ -25,7 +25,15 @@ from prox_monai.training.checkpoint import save_checkpoint
 
 logger = logging.getLogger(__name__)
 
-_MAY_CHANGE = ("num_workers", "cache_rate", "num_sw_batch_size", "subnet", "max_latency_ms", "data_list_file_path")
+_MAY_CHANGE = (
+    "num_workers",
+    "cache_rate",
+    "num_sw_batch_size",
+    "subnet",
+    "max_latency_ms",
+    "data_list_file_path",
+    "data_file_base_dir",
+)
 """Parameters that a training which was broken off may go on with differently."""
 
 
@@ -80,13 +88,16 @@ def train(parameters: Parameters, folder: AlgoFolder, device: torch.device) -> f
     score = next(row["score"] for row in rows if row["name"] == "largest") or 0.0
     if rank() == 0:
         _write_progress(folder, rows, engines.trainer.state.epoch)
-        shutil.rmtree(folder.training, ignore_errors=True)
+        for done in (folder.training, folder.previous):
+            shutil.rmtree(done, ignore_errors=True)
     logger.info("mean Dice of the largest subnet on the validation cases: %.4f", score)
     return score
 
 
 def _begin(parameters: Parameters, folder: AlgoFolder) -> Path | None:
     """Make the folder ready: the checkpoint to go on from where a training was broken off, else nothing of an old one.
+
+    A finished model is kept in ``model/previous`` until the new one is finished, too.
 
     Raises:
         ValueError: When that training had other parameters.
@@ -95,8 +106,7 @@ def _begin(parameters: Parameters, folder: AlgoFolder) -> Path | None:
     begun = any(folder.training.glob("checkpoint_epoch=*.pt")) and not folder.progress.exists()
     if not begun:
         shutil.rmtree(folder.training)
-        for path in (folder.progress, folder.supernet, folder.table):
-            path.unlink(missing_ok=True)
+        _put_aside(folder)
         write_config(folder.used, parameters.to_dict())
         return None
     old, new = ConfigParser.load_config_file(str(folder.used)), parameters.to_dict()
@@ -111,6 +121,19 @@ def _begin(parameters: Parameters, folder: AlgoFolder) -> Path | None:
     checkpoint = latest_checkpoint(folder.training)
     logger.info("going on from %s", checkpoint)
     return Path(checkpoint)
+
+
+def _put_aside(folder: AlgoFolder) -> None:
+    """Move a finished model to ``previous``; of one that was never finished nothing is kept."""
+    finished = folder.progress.exists()
+    # the scores last: they say that the model is finished, should this be interrupted
+    for path in (folder.supernet, folder.table, folder.table.with_suffix(".png"), folder.used, folder.progress):
+        if finished and path.exists():
+            folder.previous.mkdir(exist_ok=True)
+            path.replace(folder.previous / path.name)
+        path.unlink(missing_ok=True)
+    if finished:
+        logger.info("the finished model is in %s until the new one is finished", folder.previous)
 
 
 def _write_progress(folder: AlgoFolder, rows: list[dict[str, Any]], epochs: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,33 +30,53 @@ class Cases:
         preprocessed: nnU-Net's folder of the preprocessed data set.
         training: cases that the fold was trained on.
         tuning: the half of the unseen cases on which choices are made.
+        reporting: the other half, on which what was chosen is measured; may be empty.
     """
 
     model: TrainedModel
     preprocessed: Path
     training: tuple[str, ...]
     tuning: tuple[str, ...]
+    reporting: tuple[str, ...]
 
     @cached_property
-    def _scorers(self) -> dict[str, CaseScorer]:
-        return {case: CaseScorer(self.model, self.preprocessed, [case]) for case in self.tuning}
+    def _scorer(self) -> CaseScorer:
+        return CaseScorer(self.model, self.preprocessed, (*self.tuning, *self.reporting))
 
-    def scores(self, network: nn.Module, cases: Sequence[str] | None = None) -> dict[str, Mapping[str, float]]:
-        """Return the Dice of each label on whole cases of the tuning half, of all or of some."""
-        return {case: self._scorers[case](network)[case] for case in (self.tuning if cases is None else cases)}
+    def scores(self, network: nn.Module, cases: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
+        """Return the Dice of each label on whole unseen cases."""
+        return self._scorer(network, cases)
 
-    def dice(self, network: nn.Module) -> float:
-        """Return the mean Dice over the labels on whole cases of the tuning half, as ``evaluate`` does."""
-        return mean_dice(self.scores(network))
+    def dice(self, network: nn.Module, half: Literal["tuning", "reporting"] = "tuning") -> float:
+        """Return the mean Dice over the labels on whole cases of a half, as ``evaluate`` does."""
+        return mean_dice(self.scores(network, getattr(self, half)))
 
-    def calibration_patches(self) -> list[Tensor]:
+    def calibration_patches(self) -> CalibrationPatches:
         """Return windows of training cases, from which int8 takes the ranges of activations."""
-        configuration = self.model.configuration
-        return list(patches_of(configuration, self.preprocessed, self.training, CALIBRATION_PATCHES))
+        return CalibrationPatches(self, CALIBRATION_PATCHES)
 
     def parity_patches(self) -> Iterator[Tensor]:
         """Yield windows of unseen cases, each of another case while there are enough."""
         return patches_of(self.model.configuration, self.preprocessed, self.tuning, PARITY_PATCHES)
+
+
+@dataclass(frozen=True)
+class CalibrationPatches:
+    """Windows of training cases, read anew each time: hundreds of large ones do not fit into memory.
+
+    Args:
+        cases: whose training cases.
+        count: how many windows.
+    """
+
+    cases: Cases
+    count: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return patches_of(self.cases.model.configuration, self.cases.preprocessed, self.cases.training, self.count)
+
+    def __len__(self) -> int:
+        return self.count if self.cases.training else 0
 
 
 def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:
@@ -72,6 +93,6 @@ def cases_of(model: TrainedModel, environment: Mapping[str, str]) -> Cases:
         ValueError: When ``nnUNet_preprocessed`` is not set, or the fold has no unseen cases.
     """
     preprocessed = preprocessed_folder(model, environment)
-    tuning = unseen_cases(preprocessed, model.fold, "tuning")
+    tuning, reporting = (tuple(unseen_cases(preprocessed, model.fold, half)) for half in ("tuning", "reporting"))
     splits = json.loads((preprocessed / "splits_final.json").read_text())
-    return Cases(model, preprocessed, tuple(splits[int(model.fold)]["train"]), tuple(tuning))
+    return Cases(model, preprocessed, tuple(splits[int(model.fold)]["train"]), tuning, reporting)

@@ -27,7 +27,7 @@ class Choice:
         table: of ``prox-monai evaluate`` or ``search``, which a budget needs, see :func:`read_table`.
 
     Raises:
-        ValueError: When several are given, a budget is not positive, or has no table.
+        ValueError: When several are given, a budget is not positive or has no table, or a table has no budget.
     """
 
     subnet: str | None = None
@@ -44,6 +44,11 @@ class Choice:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)!r}.")
             if name != "subnet" and self.table is None:
                 raise ValueError(f"{name} needs a table: the subnets that prox-monai evaluate has measured.")
+        if self.table is not None and given in ((), ("subnet",)):
+            raise ValueError(
+                f"--table {self.table} has no say without a budget; give --max-latency-ms (to predict: or --budget-s), "
+                f"or leave it out."
+            )
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -58,10 +63,14 @@ class Chosen:
     Args:
         config: its configuration.
         runtime: with which its latency was measured; None where latency played no part.
+        latency_ms: per patch, by the table, in milliseconds.
+        threads: with which it was measured.
     """
 
     config: SubnetConfig
     runtime: str | None = None
+    latency_ms: float | None = None
+    threads: int | None = None
 
 
 def choose(model: TrainedModel, choice: Choice, *, windows: int = 1, passes: int = 1) -> Chosen:
@@ -87,7 +96,7 @@ def choose(model: TrainedModel, choice: Choice, *, windows: int = 1, passes: int
     row = best_within(rows, limit, reason)
     config, runtime = SubnetConfig.from_dict(row["config"]), row["latency"].get("runtime", "torch")
     logger.info("%s: Dice %.3f, %.3g ms per patch (%s)", config, row["dice"], row["latency_ms"], _conditions(row))
-    return Chosen(config, runtime)
+    return Chosen(config, runtime, row["latency_ms"], row["latency"]["threads"])
 
 
 def read_table(path: str | Path, model: TrainedModel) -> list[Mapping[str, Any]]:
@@ -108,6 +117,8 @@ def read_table(path: str | Path, model: TrainedModel) -> list[Mapping[str, Any]]
         front = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(front, dict) or front.get("latency") is None:
             raise ValueError(f"{path} is no front.json of prox-monai search with a latency table.")
+        if (theirs := front.get("model", model.digest)) != model.digest:
+            raise ValueError(f"{path} is the front of another model ({theirs}, not {model.digest}); give another file.")
         rows = [subnet | {"dice": subnet["dice_tuning"], "latency": front["latency"]} for subnet in front["subnets"]]
     if not rows:
         raise FileNotFoundError(f"{path} holds no evaluated subnet; write it with prox-monai evaluate.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from prox_monai.export.description import PRECISIONS
+from prox_monai.export.formats import PRECISIONS
 from prox_monai.export.openvino import OpenVinoRuntime, convert_openvino, save_openvino
 from prox_monai.export.quantize import quantize_openvino, quantize_trainable, quantize_within, uncompiled
 from prox_monai.export.runtime import Runtime, RuntimeNetwork
@@ -36,7 +36,8 @@ class Compression:
         max_dice_drop: by how much the mean Dice may be below the plain subnet's.
         accuracy_aware: of ``int8``: keep those layers in floating point that cost the most Dice, until it fits.
         finetune: optimizer steps of a fine-tuning with distillation from the largest subnet, before anything else; of
-            ``int8`` the same number again with quantisation in place, where the drop is above the limit.
+            ``int8`` the same number again with quantisation in place, where the drop is above the limit. The other way
+            of bringing it back, so not together with ``accuracy_aware``.
 
     Raises:
         ValueError: When a value is not allowed, or the values do not go together.
@@ -49,13 +50,15 @@ class Compression:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
+            raise ValueError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}.")
         if not 0 <= self.max_dice_drop <= 1:
-            raise ValueError(f"max_dice_drop must be in [0, 1], got {self.max_dice_drop!r}.")
+            raise ValueError(f"--max-dice-drop must be in [0, 1], got {self.max_dice_drop!r}.")
         if self.finetune < 0:
-            raise ValueError(f"finetune must be at least 0 steps, got {self.finetune!r}.")
+            raise ValueError(f"--finetune must be at least 0 steps, got {self.finetune!r}.")
         if self.accuracy_aware and self.precision != "int8":
-            raise ValueError(f"accuracy_aware is of precision int8, got precision {self.precision!r}.")
+            raise ValueError(f"--accuracy-aware is of --precision int8, got {self.precision!r}.")
+        if self.accuracy_aware and self.finetune:
+            raise ValueError("--accuracy-aware and --finetune are two ways to bring back Dice; give one of them.")
 
     @property
     def needs_cases(self) -> bool:
@@ -69,14 +72,14 @@ class Compression:
             RuntimeError: When it is above the limit; the message says what else can be tried.
         """
         if not drop <= self.max_dice_drop:
-            options = {
-                "accuracy_aware": self.precision == "int8" and not self.accuracy_aware,
-                "finetune": not self.finetune,
-            }
-            tries = [option for option, untried in options.items() if untried]
+            tries = ["a higher --max-dice-drop"]
+            if not self.finetune:
+                tries.insert(0, "--finetune" + " instead of --accuracy-aware" * self.accuracy_aware)
+            if self.precision == "int8" and not self.accuracy_aware:
+                tries.insert(0, "--accuracy-aware" + " instead of --finetune" * (self.finetune > 0))
             raise RuntimeError(
-                f"the mean Dice of {what} is {drop:.4f} below the plain subnet's on {cases} cases (allowed: "
-                f"{self.max_dice_drop:g}). Nothing was written. Try {' or '.join([*tries, 'a higher max_dice_drop'])}."
+                f"the mean Dice of {what} is {drop:.4f} below the plain subnet's on {cases} cases of the tuning half "
+                f"(allowed: {self.max_dice_drop:g}). Nothing was written. Try {' or '.join(tries)}."
             )
 
 

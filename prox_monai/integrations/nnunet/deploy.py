@@ -7,7 +7,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,7 +15,8 @@ from torch import nn
 from prox_monai.data.complete import complete_folder
 from prox_monai.evaluation.cost import parameters
 from prox_monai.export.description import Description, file_digest
-from prox_monai.export.exported import check_precision, load_exported, open_runtime, write_network
+from prox_monai.export.exported import load_exported, open_runtime, write_network
+from prox_monai.export.formats import check_precision
 from prox_monai.export.parity import check_parity, compare
 from prox_monai.export.runtime import RuntimeNetwork
 from prox_monai.export.timing import side_by_side
@@ -45,7 +46,7 @@ def deploy(
 
     The logits of ``fp32`` equal the plain network's within 1e-4 of the largest, on patches of unseen cases (without
     cases: of random numbers). Of ``fp16``, ``int8`` and whatever is fine-tuned, the mean Dice on the tuning half of the
-    unseen cases is compared.
+    unseen cases is compared, and that on the reporting half, which has no say in what is written, is told.
 
     Args:
         model: the trained model.
@@ -142,7 +143,16 @@ def _checks(
         "threads": torch.get_num_threads(),
     }
     if compression.needs_cases:
-        dice = {"plain": cases.dice(plain), "exported": cases.dice(exported), "cases": len(cases.tuning)}
+        dice = _dice(plain, exported, cases, "tuning")
         compression.check(dice["plain"] - dice["exported"], what, dice["cases"])
         checks["dice"] = dice
+        if cases.reporting:
+            checks["dice_reporting"] = _dice(plain, exported, cases, "reporting")
     return checks
+
+
+def _dice(
+    plain: nn.Module, exported: nn.Module, cases: Cases, half: Literal["tuning", "reporting"]
+) -> dict[str, float | int | str]:
+    dice = {"plain": cases.dice(plain, half), "exported": cases.dice(exported, half)}
+    return {"half": half, "cases": len(getattr(cases, half)), **dice}

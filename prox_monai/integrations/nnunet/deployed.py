@@ -176,6 +176,11 @@ def from_stock(folder: str | Path, fold: int | str = 0) -> Deployed:
     return Deployed(network.eval(), plans, dataset_json, name, axes, _about_torch("stock", digest))
 
 
+def stock_folds(folder: str | Path) -> list[str]:
+    """Return the names of the folds of a model folder that can predict."""
+    return sorted(path.parent.name for path in Path(folder).glob(f"fold_*/{_CHECKPOINT}"))
+
+
 def _about_torch(subnet: str, digest: str) -> dict[str, Any]:
     runtime = f"torch {torch.__version__}"
     return {"subnet": subnet, "weights": digest, "runtime": runtime, "precision": "fp32", "device": "cpu"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from tqdm import tqdm
 
 from prox_monai.data.problems import raise_for_problems
+from prox_monai.export.description import file_digest
 from prox_monai.integrations.nnunet.deployed import Deployed
 from prox_monai.integrations.nnunet.windows import window_starts
 
@@ -36,12 +38,18 @@ class Case:
     name: str
     files: tuple[Path, ...]
 
+    @property
+    def digest(self) -> str:
+        """Of the content of its files, the first digits."""
+        return hashlib.sha256("".join(map(file_digest, self.files)).encode()).hexdigest()[:12]
+
 
 def find_cases(source: str | Path, file_ending: str, channels: int) -> list[Case]:
     """Find the cases of a folder, or of one file.
 
     Files are called as nnU-Net wants it, ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` for the second channel; an image
-    of the only channel may be called anything. Of one file, other channels are looked for beside it.
+    of the only channel may be called anything. Four digits are a channel if the network has so many, or if there is
+    a file of channel 0 beside it. Of one file, other channels are looked for beside it.
 
     Args:
         source: a folder of images, or one image.
@@ -50,7 +58,8 @@ def find_cases(source: str | Path, file_ending: str, channels: int) -> list[Case
 
     Raises:
         FileNotFoundError: When the source does not exist, or holds no image.
-        ValueError: When a file has another ending, or a case not all channels; all such cases are named.
+        ValueError: When a file has another ending, or a case lacks a channel before its last one, has more than there
+            are, or two files of the same; all such cases are named.
     """
     source = Path(source)
     if not source.exists():
@@ -58,25 +67,40 @@ def find_cases(source: str | Path, file_ending: str, channels: int) -> list[Case
     if source.is_file() and not source.name.endswith(file_ending):
         raise ValueError(f"{source} must end in {file_ending}, as the images that the model was trained on.")
     folder = source if source.is_dir() else source.parent
-    files = sorted(path for path in folder.iterdir() if path.name.endswith(file_ending) and path.is_file())
-    groups: dict[str, dict[int, Path]] = {}
-    for path in files:
-        name = path.name[: -len(file_ending)]
-        match = _CHANNEL.fullmatch(name)
-        case, channel = (match["case"], int(match["channel"])) if match else (name, 0)
-        groups.setdefault(case, {}).setdefault(channel, path)
+    candidates = [source] if source.is_file() and channels == 1 else folder.iterdir()
+    files = sorted(path for path in candidates if path.name.endswith(file_ending) and path.is_file())
+    groups = _grouped({path.name[: -len(file_ending)]: path for path in files}, channels)
     if source.is_file():
-        groups = {case: group for case, group in groups.items() if source in group.values()}
+        groups = {case: group for case, group in groups.items() if source in (path for _, path in group)}
     if not groups:
         raise FileNotFoundError(f"{folder} holds no image *{file_ending}.")
-    wanted = ", ".join(f"_{channel:04d}{file_ending}" for channel in range(channels))
     problems = [
-        f"{case}: has {', '.join(path.name for path in group.values())}; wanted {wanted}"
+        f"{case}: has {', '.join(path.name for _, path in group)}; wanted {_wanted(case, file_ending, channels)}"
         for case, group in groups.items()
-        if sorted(group) != list(range(len(group))) or len(group) > channels
+        if [channel for channel, _ in group] != list(range(len(group))) or len(group) > channels
     ]
     raise_for_problems(folder, problems)
-    return [Case(name, tuple(group[channel] for channel in sorted(group))) for name, group in groups.items()]
+    return [Case(name, tuple(path for _, path in group)) for name, group in groups.items()]
+
+
+def _grouped(files: Mapping[str, Path], channels: int) -> dict[str, list[tuple[int, Path]]]:
+    """Return the channels of each case in order, with their files; two files of one channel are both kept.
+
+    Args:
+        files: by name without the ending.
+        channels: number of channels that the network takes.
+    """
+    groups: dict[str, list[tuple[int, Path]]] = {}
+    for name, path in files.items():
+        match, case, channel = _CHANNEL.fullmatch(name), name, 0
+        if match and (int(match["channel"]) < channels or f"{match['case']}_0000" in files):
+            case, channel = match["case"], int(match["channel"])
+        groups.setdefault(case, []).append((channel, path))
+    return {case: sorted(group) for case, group in groups.items()}
+
+
+def _wanted(case: str, file_ending: str, channels: int) -> str:
+    return ", ".join(f"{case}_{channel:04d}{file_ending}" for channel in range(channels))
 
 
 def check_cases(cases: Sequence[Case], deployed: Deployed, *, count_windows: bool = False) -> int:
@@ -128,7 +152,8 @@ def read_case(case: Case, deployed: Deployed) -> tuple[np.ndarray, dict[str, Any
     if not natural and len(image) != len(case.files):
         raise ValueError(f"{case.name}: is 4-D; wanted one 3-D image per channel ({deployed.channels})")
     if len(image) != deployed.channels:
-        raise ValueError(f"{case.name}: has {len(image)} channels, the model takes {deployed.channels}")
+        wanted = "" if natural else f": wanted {_wanted(case.name, deployed.file_ending, deployed.channels)}"
+        raise ValueError(f"{case.name}: has {len(image)} channels, the model takes {deployed.channels}{wanted}")
     if not image.size:
         raise ValueError(f"{case.name}: is empty, its size is {list(image.shape[1:])} voxels")
     if not np.isfinite(image).all():

@@ -11,7 +11,14 @@ import torch
 
 from prox_monai.integrations.nnunet.case_predictor import CasePredictor, Predicted
 from prox_monai.integrations.nnunet.choice import Choice, choose
-from prox_monai.integrations.nnunet.deployed import Deployed, from_exported, from_stock, from_trained, kind_of
+from prox_monai.integrations.nnunet.deployed import (
+    Deployed,
+    from_exported,
+    from_stock,
+    from_trained,
+    kind_of,
+    stock_folds,
+)
 from prox_monai.integrations.nnunet.images import Case, check_cases, find_cases
 from prox_monai.integrations.nnunet.predictions import Output
 from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
@@ -82,7 +89,7 @@ def prepare_prediction(
         overwrite: replace label maps that are there.
 
     Raises:
-        FileExistsError: When the target holds something else, or predictions of another model.
+        FileExistsError: When the target holds something else, or predictions of another model or other images.
         FileNotFoundError: When model or images are not there.
         ImportError: When the runtime is not installed.
         ValueError: When a case cannot be predicted, no subnet can be chosen, or the target would overwrite the images.
@@ -95,7 +102,8 @@ def prepare_prediction(
     else:
         deployed, cases = _of_one(folder, source, choice, runtime, fold, threads)
     mirror = mirror and deployed.mirroring_axes is not None
-    output = Output(target, deployed.file_ending, deployed.about | {"mirroring": mirror}, overwrite=overwrite)
+    about, images = deployed.about | {"mirroring": mirror}, {case.name: case.digest for case in cases}
+    output = Output(target, deployed.file_ending, about, images, overwrite=overwrite)
     _check_targets(output, cases)
     prediction = Prediction(deployed, tuple(cases), output, mirror)
     if not checked:
@@ -125,7 +133,12 @@ def _of_one(
     if choice.given or runtime:
         option = f"--{choice.given[0].replace('_', '-')}" if choice.given else "--runtime"
         raise ValueError(f"{folder} holds one subnet in one form, {option} has no say; give a folder of ProXTrainer.")
-    deployed = from_exported(folder, threads) if kind_of(folder, fold) == "exported" else from_stock(folder, fold)
+    if kind_of(folder, fold) == "exported":
+        deployed = from_exported(folder, threads)
+    else:
+        deployed = from_stock(folder, fold)
+        if len(folds := stock_folds(folder)) > 1:
+            logger.warning("%s holds %s; fold_%s alone predicts, without the others", folder, ", ".join(folds), fold)
     return deployed, find_cases(source, deployed.file_ending, deployed.channels)
 
 

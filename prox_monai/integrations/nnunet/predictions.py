@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
 RECORD = "prox_monai.json"
 _KIND, _VERSION = "prox_monai/predictions", 1
+_NAMED = 10
 
 
 class Output:
@@ -19,24 +23,34 @@ class Output:
         target: the folder, or of a single case also the label map itself.
         file_ending: of label maps, such as ``.nii.gz``; a target that ends so is a file.
         about: what identifies the model.
-        overwrite: replace label maps that are there; whatever else is there stays.
+        images: what identifies the image files of each case, by its name.
+        overwrite: replace the label maps of these cases; whatever else is there stays.
 
     Raises:
-        FileExistsError: When the target holds anything that is not a prediction of this model, and ``overwrite`` is
-            not set.
+        FileExistsError: When the target holds anything that is not a prediction of this model, or one of other images
+            under the name of a case, and ``overwrite`` is not set.
     """
 
     def __init__(
-        self, target: str | Path, file_ending: str, about: Mapping[str, Any], *, overwrite: bool = False
+        self,
+        target: str | Path,
+        file_ending: str,
+        about: Mapping[str, Any],
+        images: Mapping[str, str],
+        *,
+        overwrite: bool = False,
     ) -> None:
-        self.target, self._ending, self._about = Path(target), file_ending, dict(about)
+        self.target, self._ending = Path(target), file_ending
+        self._about, self._images = dict(about), dict(images)
         self.is_file = self.target.name.endswith(file_ending) and not self.target.is_dir()
-        self._finished = {} if overwrite else self._found()
+        self._finished = self._others() if overwrite else self._found()
 
     def prepare(self) -> None:
         """Make the folder; nothing is written before that."""
         folder = self.target.parent if self.is_file else self.target
         folder.mkdir(parents=True, exist_ok=True)
+        if not self.is_file and (left := self._left()):
+            logger.warning("%s also holds images that this model has not predicted: %s", folder, _named(left))
         self._write()
 
     def path(self, case: str) -> Path:
@@ -49,21 +63,18 @@ class Output:
 
     def add(self, case: str, figures: Mapping[str, Any]) -> None:
         """Record a case as finished."""
-        self._finished[case] = dict(figures)
+        self._finished[case] = {**figures, "images": self._images[case]}
         self._write()
 
     def _found(self) -> dict[str, Any]:
+        """Return the record of what this model has predicted before; refuse what else is there."""
         if self.is_file or (self.target.exists() and not self.target.is_dir()):
             if self.target.exists():
                 raise FileExistsError(f"{self.target} exists; give another file, or --overwrite.")
             return {}
         if not self.target.exists() or not any(self.target.iterdir()):
             return {}
-        path = self.target / RECORD
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            record = {}
+        record = self._record()
         if record.get("kind") != _KIND:
             raise FileExistsError(f"{self.target} holds something else; give another folder, or --overwrite.")
         if record["model"] != self._about:
@@ -72,7 +83,33 @@ class Output:
             raise FileExistsError(
                 f"{self.target} holds predictions of another model ({differing}); give another folder, or --overwrite."
             )
+        there = {case: known.get("images") for case, known in record["cases"].items() if self.path(case).is_file()}
+        if others := [case for case, images in self._images.items() if there.get(case, images) != images]:
+            raise FileExistsError(
+                f"{self.target} holds label maps of other images under the same names ({_named(others)}); give another "
+                f"folder, or --overwrite."
+            )
         return record["cases"]
+
+    def _others(self) -> dict[str, Any]:
+        """Return the record of what this model has predicted before of other cases; all else is done again."""
+        record = {} if self.is_file else self._record()
+        known = record["cases"] if record.get("kind") == _KIND and record["model"] == self._about else {}
+        return {case: figures for case, figures in known.items() if case not in self._images}
+
+    def _left(self) -> list[str]:
+        """Return the names of images that no record will explain."""
+        ours = {self.path(case).name for case in (*self._images, *self._finished)}
+        names = sorted(path.name for path in self.target.iterdir() if path.name.endswith(self._ending))
+        return [name for name in names if name not in ours and not name.startswith(".")]
+
+    def _record(self) -> dict[str, Any]:
+        """Return what the folder says of itself; nothing if it says nothing that can be read."""
+        try:
+            record = json.loads((self.target / RECORD).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
 
     def _write(self) -> None:
         if self.is_file:
@@ -81,3 +118,8 @@ class Output:
         partial = self.target / f".partial_{RECORD}"
         partial.write_text(json.dumps(content, indent=4), encoding="utf-8")
         os.replace(partial, self.target / RECORD)
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

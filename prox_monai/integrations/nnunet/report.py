@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from torch import nn
-
-from prox_monai.evaluation.cost import latency, multiply_adds, parameters
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.evaluation.subnets import read_rows
+from prox_monai.integrations.nnunet.device_report import exports_section, front_section
+from prox_monai.integrations.nnunet.planned import planned_network
 from prox_monai.integrations.nnunet.scoring import CaseScorer
 from prox_monai.integrations.nnunet.shown import RawCases, draw_prediction
 from prox_monai.integrations.nnunet.trained import TrainedModel
@@ -28,7 +25,6 @@ from prox_monai.search.plots import pareto_picture
 from prox_monai.search.table import bucket_cells, row_cells
 from prox_monai.space import SubnetConfig
 
-_PLANNED = "nnU-Net, as planned"
 logger = logging.getLogger(__name__)
 
 
@@ -37,14 +33,19 @@ class Wanted:
     """What a report shows.
 
     Args:
-        rows: tables of evaluated subnets, as ``prox-monai evaluate`` and ``search`` write them.
-        subnets: names of the subnets that are drawn; the first of them predicts the cases.
+        rows: tables of evaluated subnets: of ``prox-monai evaluate``, or ``reporting.jsonl`` of ``search``.
+        subnets: names of the subnets that are drawn; the first of them predicts the cases. If not given: the best of
+            the tables, the fastest, and those with an alias.
+        front: ``front.json`` of a search.
+        exported: folders of exported subnets.
         stock: folder of a fold that nnU-Net's own trainer trained on the same data, to compare with.
         buckets: number of latency buckets.
     """
 
     rows: tuple[Path, ...]
-    subnets: tuple[str, ...] = ("largest", "middle", "smallest")
+    subnets: tuple[str, ...] = ()
+    front: Path | None = None
+    exported: tuple[Path, ...] = ()
     stock: Path | None = None
     buckets: int = 5
 
@@ -64,12 +65,15 @@ def write_report(model: TrainedModel, wanted: Wanted, path: str | Path, environm
     """
     rows = _rows(model, wanted.rows)
     find = model.multiply_adds().find
-    subnets = {name: find(name) for name in dict.fromkeys(wanted.subnets)}
+    subnets = {name: find(name) for name in dict.fromkeys(wanted.subnets or _worth_seeing(rows))}
+    device = [front_section(model, wanted.front)] if wanted.front else []
+    device += [exports_section(wanted.exported)] if wanted.exported else []
     planned = planned_network(model, rows, wanted.stock)
     with tempfile.TemporaryDirectory() as folder:
         sections = [
             training_section(model),
-            subnets_section(model, rows, planned, wanted, Path(folder)),
+            subnets_section(rows, planned, tuple(subnets), wanted.buckets, Path(folder)),
+            *device,
             networks_section(model, subnets, Path(folder)),
             cases_section(model, next(iter(subnets.items())), rows, environment, Path(folder)),
         ]
@@ -93,23 +97,23 @@ def training_section(model: TrainedModel) -> Section:
 
 
 def subnets_section(
-    model: TrainedModel, rows: Sequence[Mapping[str, Any]], planned: Mapping[str, Any], wanted: Wanted, folder: Path
+    rows: Sequence[Mapping[str, Any]], planned: Mapping[str, Any], named: Sequence[str], buckets: int, folder: Path
 ) -> Section:
     """Return the evaluated subnets: the picture of the front, the buckets, the front and the named ones as a table."""
     scored = [row for row in rows if row["dice"] is not None]
     front = {id(scored[i]) for i in pareto_front([r["latency_ms"] for r in scored], [r["dice"] for r in scored])}
     shown = sorted(
-        (row for row in scored if id(row) in front or row["name"] in (*ALIASES, *wanted.subnets)),
+        (row for row in scored if id(row) in front or row["name"] in (*ALIASES, *named)),
         key=lambda row: row["latency_ms"],
     )
-    buckets = min(wanted.buckets, len(scored))
+    buckets = min(buckets, len(scored))
     picture, about = folder / "pareto.png", scored[0]["latency"]
     cases = len(scored[0]["dice_per_case"])
     pareto_picture(
         scored,
         picture,
         title=f"{len(scored)} subnets on {cases} unseen cases",
-        named=(*ALIASES, *wanted.subnets),
+        named=(*ALIASES, *named),
         buckets=buckets,
         others=[planned],
     )
@@ -168,65 +172,6 @@ def cases_section(
     return Section("Cases", tuple(parts))
 
 
-def planned_network(model: TrainedModel, rows: Sequence[Mapping[str, Any]], stock: Path | None) -> dict[str, Any]:
-    """Return the network that nnU-Net plans, as a row: its cost here and now, its Dice from a training of its own.
-
-    Args:
-        model: whose plans hold.
-        rows: of the subnets; the Dice is that of the cases they were scored on.
-        stock: folder of the fold, whose ``validation/summary.json`` is read.
-
-    Raises:
-        FileNotFoundError: When there is no such file.
-        ValueError: When it lacks a case.
-    """
-    network = planned_module(model)
-    return {
-        "name": _PLANNED,
-        "parameters": parameters(network),
-        "macs": multiply_adds(network, model.input_shape),
-        "latency_ms": _latency_ms(network, model.input_shape, rows[0]["latency"]["threads"]),
-        "dice": None if stock is None else _validated_dice(stock, rows[0]["dice_per_case"]),
-    }
-
-
-def _latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) -> float:
-    """Time a network with as many threads as the subnets were timed with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        return latency(network, input_shape, repeats=5, warmup=2).median_ms
-    finally:
-        torch.set_num_threads(before)
-
-
-def planned_module(model: TrainedModel) -> nn.Module:
-    """Return the network that nnU-Net plans for the data of a model, with its initial weights."""
-    configuration = model.configuration
-    return get_network_from_plans(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        model.input_shape[0],
-        model.labels.num_segmentation_heads,
-        deep_supervision=False,
-    ).eval()
-
-
-def _validated_dice(fold: Path, cases: Mapping[str, float]) -> float:
-    path = fold / "validation" / "summary.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {fold} should be a fold that nnU-Net trained and validated.")
-    found = {
-        Path(case["prediction_file"]).name.partition(".")[0]: [label["Dice"] for label in case["metrics"].values()]
-        for case in json.loads(path.read_text(encoding="utf-8"))["metric_per_case"]
-    }
-    if missing := sorted(cases.keys() - found.keys()):
-        raise ValueError(f"{path} lacks {len(missing)} of the cases that subnets were scored on, such as {missing[0]}.")
-    per_label = torch.tensor([found[case] for case in cases], dtype=torch.float64)
-    return float(per_label.nanmean(0).nanmean())
-
-
 def _rows(model: TrainedModel, paths: Sequence[Path]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for path in paths:
@@ -237,7 +182,24 @@ def _rows(model: TrainedModel, paths: Sequence[Path]) -> list[dict[str, Any]]:
         raise ValueError(f"{', '.join(map(str, paths))} hold no subnet with a Dice.")
     if len({frozenset(row["dice_per_case"]) for row in rows.values()}) > 1:
         raise ValueError(f"{', '.join(map(str, paths))} hold subnets that were scored on different cases.")
+    if untimed := [row["name"] for row in rows.values() if row["latency_ms"] is None]:
+        raise ValueError(
+            f"{', '.join(map(str, paths))} hold {len(untimed)} subnets without latency, such as {untimed[0]}; give the "
+            f"reporting.jsonl of a search, or evaluate without --no-latency."
+        )
+    conditions = {(row["latency"]["device"], row["latency"]["threads"]) for row in rows.values()}
+    if len(conditions) > 1:
+        told = " and ".join(sorted(f"{device} with {threads} threads" for device, threads in conditions))
+        raise ValueError(f"{', '.join(map(str, paths))} hold latencies that do not compare, of {told}.")
     return list(rows.values())
+
+
+def _worth_seeing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The best, the fastest, and those with an alias."""
+    scored = [row for row in rows if row["dice"] is not None]
+    best, fastest = max(scored, key=lambda row: row["dice"]), min(scored, key=lambda row: row["latency_ms"])
+    key = {row["key"]: row["name"] for row in (best, fastest, *(row for row in scored if row["name"] in ALIASES))}
+    return list(key.values())
 
 
 def _candidates(model: TrainedModel) -> list[str]:

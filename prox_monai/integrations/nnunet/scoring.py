@@ -109,19 +109,23 @@ class CaseScorer:
                 allow_tqdm=False,
             )
 
-    def __call__(self, network: nn.Module) -> Mapping[str, Mapping[str, float]]:
+    def __call__(self, network: nn.Module, cases: Sequence[str] | None = None) -> Mapping[str, Mapping[str, float]]:
         """Return the Dice per case and label; NaN where truth and prediction both lack the label."""
-        return self.measure(network)["dice"]
+        return self.measure(network, cases)["dice"]
 
-    def measure(self, network: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
+    def measure(self, network: nn.Module, cases: Sequence[str] | None = None) -> dict[str, dict[str, dict[str, float]]]:
         """Return by measure the value per case and label.
 
         Measures are ``dice`` and, with a tolerance, those of
         :func:`~prox_monai.evaluation.surface.surface_scores`; NaN where truth and prediction both lack the label.
+
+        Args:
+            network: what predicts.
+            cases: some of the cases; all if not given.
         """
         self._use(network)
         measures: dict[str, dict[str, dict[str, float]]] = {}
-        for name in self.cases:
+        for name in self.cases if cases is None else cases:
             case = self._case(name)
             for label, values in self._compare(self._predict(case), case).items():
                 for measure, value in values.items():

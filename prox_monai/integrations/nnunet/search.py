@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def search_trained(
     """Find the Pareto set of a trained model under limits, and score it on cases that played no part in it.
 
     In the output folder are ``tuning.jsonl`` and ``reporting.jsonl``, the rows of ``evaluate_subnets``, the study in
-    ``study.log``, and ``front.json``. What is there already is not done again; several processes and machines may work
-    in one folder at once.
+    ``study.log``, and ``front.json``. What is there already is not done again, a front of other limits is kept; several
+    processes and machines may work in one folder at once.
 
     Args:
         model: the trained model.
@@ -102,28 +103,30 @@ def search_trained(
         return math.nan if row["dice"] is None else row["dice"]
 
     problem = _problem(model, wanted, latency, score)
-    rows = []
     if problem.space.size() <= wanted.trials:  # where several processes enumerate, each takes what no other one does
         problem.check()
-        for row in evaluate((config.name, config) for config in problem.space if problem.allows(config)):
-            rows.append(row)
+        for _ in evaluate((config.name, config) for config in problem.space if problem.allows(config)):
             scored()
     about = json.dumps([problem.to_dict(), latency and str(latency.predictor.conditions)])
     front = search(
         problem,
         trials=wanted.trials,
         seed=wanted.seed,
-        rows=rows,
+        rows=read_rows(tuning, model.digest),
         storage=storage or output / "study.log",
         model=f"{model.digest}-{hashlib.sha256(about.encode()).hexdigest()[:12]}",
     )
     named = [(subnet.config.name, subnet.config) for subnet in front]
     found = Found(
         front,
-        [_with_latency(row, latency) for row in read_rows(tuning, model.digest)],
+        [
+            _with_latency(row, latency)
+            for row in read_rows(tuning, model.digest)
+            if problem.allows(SubnetConfig.from_dict(row["config"]))
+        ],
         [_with_latency(row, latency) for row in report(named)],
     )
-    _write_front(found, output / "front.json", problem, latency)
+    _write_front(found, output / "front.json", problem, latency, model.digest)
     return found
 
 
@@ -141,11 +144,11 @@ def _problem(
         network = AtResolution(build_skeleton(architecture, config).network, architecture.stride, config.resolution)
         return tensor_bytes(network, model.input_shape) / 1e6
 
-    def count(config: SubnetConfig) -> int:
+    def parameter_count(config: SubnetConfig) -> int:
         return sum(map(math.prod, model.supernet.parameter_shapes(config).values()))
 
     known: dict[str, Callable[[SubnetConfig], float]] = {
-        "parameters": count,
+        "parameters": parameter_count,
         "macs": model.multiply_adds(),
         "memory_mb": memory_mb,
         **({"latency_ms": latency} if latency else {}),
@@ -170,8 +173,11 @@ def _with_latency(row: Mapping[str, Any], latency: SubnetLatency | None) -> dict
     return {**row, "latency_ms": latency(SubnetConfig.from_dict(row["config"])), "latency": about}
 
 
-def _write_front(found: Found, path: Path, problem: Problem, latency: SubnetLatency | None) -> None:
-    """Write what was found; another process that writes the same at this moment does no harm."""
+def _write_front(found: Found, path: Path, problem: Problem, latency: SubnetLatency | None, model: str) -> None:
+    """Write what was found; another process that writes the same at this moment does no harm.
+
+    The front of another question, with other limits for example, is kept under the name ``front-1.json``.
+    """
     subnets = [
         {
             "subnet": scored.config.name,
@@ -186,14 +192,19 @@ def _write_front(found: Found, path: Path, problem: Problem, latency: SubnetLate
         }
         for scored, row in zip(found.front, found.reporting, strict=True)
     ]
-    about = {
+    question = {
+        "model": model,
         "cost": problem.cost,
         "at_most": dict(problem.at_most),
         "min_dice": problem.min_dice,
         "space_size": problem.space.size(),
-        "scored": len(found.tuning),
         "latency": asdict(latency.predictor.conditions) if latency else None,
     }
+    if path.exists():
+        before = json.loads(path.read_text())
+        if {name: before.get(name) for name in question} != question:
+            path.rename(next(free for i in count(1) if not (free := path.with_stem(f"{path.stem}-{i}")).exists()))
+    about = {**question, "scored": len(found.tuning)}
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps({**about, "subnets": subnets}, indent=1))
     partial.replace(path)

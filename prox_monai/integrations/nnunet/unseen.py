@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from prox_monai.evaluation.cost import multiply_adds, parameters
+from prox_monai.evaluation.cost import device_name, multiply_adds, parameters
 from prox_monai.evaluation.subnets import evaluate_subnets, read_rows, split_cases
 from prox_monai.integrations.nnunet.export import extract_at_full_resolution
 from prox_monai.integrations.nnunet.scoring import CaseScorer, fold_cases
@@ -108,6 +108,8 @@ def trained_evaluator(
     cases = unseen_cases(preprocessed, model.fold, half)
     wanted = {"latency_ms": repeats > 0, "peak_memory_bytes": peak_memory, "tolerance_mm": tolerance_mm is not None}
     _check_rows(path, model, cases, f"fold {model.fold} leaves for half={half}", wanted, tolerance_mm)
+    if repeats:
+        _check_conditions(path, model, device)
     scorer = CaseScorer(model, preprocessed, cases, device, tolerance_mm=tolerance_mm)
     return partial(
         evaluate_subnets,
@@ -153,6 +155,22 @@ def choose_device(name: str) -> str:
     if name == "cuda" and not available:
         raise ValueError("device cuda is not available: torch sees no GPU; allowed here are cpu and auto.")
     return name if name != "auto" else "cuda" if available else "cpu"
+
+
+def _check_conditions(path: str | Path, model: TrainedModel, device: str) -> None:
+    """Check that the latencies of a table are of this device, with these threads."""
+    here = {"device": device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    for row in read_rows(path, model.digest):
+        there = {name: row["latency"][name] for name in here}
+        if there != here:
+            raise ValueError(
+                f"{path} holds latencies of {_told(there)}, here is {_told(here)}, and they do not compare; give "
+                f"another file, or leave latency out."
+            )
+
+
+def _told(conditions: Mapping[str, Any]) -> str:
+    return f"{conditions['device']} with {conditions['threads']} threads and torch {conditions['torch']}"
 
 
 def _check_rows(

@@ -96,6 +96,31 @@ def test_a_prefix_of_the_user_is_kept(generate):
     assert algo._create_cmd()[0][:3] == ["torchrun", "--nnodes=1", "--nproc_per_node=2"]
 
 
+@pytest.mark.parametrize(
+    ("prefix", "start"),
+    [
+        ("python ", ["python", "-m", "torch.distributed.run"]),
+        ("torchrun", ["torchrun"]),
+    ],
+)
+def test_a_prefix_of_one_word_still_uses_all_gpus(prefix, start, generate):
+    algo = generate()
+    algo.device_setting.update(n_devices=2, NUM_NODES=1, CMD_PREFIX=prefix)
+    command = algo._create_cmd()[0]
+    assert command[: len(start) + 2] == [*start, "--standalone", "--nproc_per_node=2"]
+    algo.device_setting.update(n_devices=1)
+    assert algo._create_cmd()[0][1].endswith("train.py")
+
+
+def test_a_python_in_a_folder_with_spaces(generate, tmp_path):
+    python = tmp_path / "my programs" / "python"
+    python.parent.mkdir()
+    python.touch()
+    algo = generate()
+    algo.device_setting.update(n_devices=1, NUM_NODES=1, CMD_PREFIX=str(python))
+    assert algo._create_cmd()[0][0] == str(python)
+
+
 def test_several_gpus_are_several_processes(generate):
     algo = generate()
     algo.device_setting.update(n_devices=4, NUM_NODES=1, CMD_PREFIX="")
@@ -120,6 +145,18 @@ def test_bad_training_parameters_start_nothing(generate, monkeypatch):
         algo.train({"network": {"depth": 3}})
 
 
+def test_the_choice_of_a_subnet_is_not_for_a_training(generate, monkeypatch):
+    algo = generate()
+    monkeypatch.setattr(ProxAlgo, "_run_cmd", lambda *arguments: pytest.fail("started"))
+    with pytest.raises(ValueError, match="subnet and max_latency_ms must not be given to a training"):
+        algo.train({"subnet": "smallest", "max_latency_ms": 5})
+
+
+def test_the_template_is_not_written_into(generate, tmp_path):
+    with pytest.raises(ValueError, match="copy_dirs must be true"):
+        generate().export_to_disk(str(tmp_path), "prox_0", copy_dirs=False)
+
+
 def test_a_failing_training_says_why(generate, quiet_monai):
     algo = generate()
     label = Path(json.loads(Path(config_of(algo)["data_list_file_path"]).read_text())["training"][0]["label"])
@@ -133,7 +170,11 @@ def test_a_failing_training_says_why(generate, quiet_monai):
 @pytest.mark.parametrize(
     ("source", "settings", "message"),
     [
-        ({"class_names": ["one", "two", "three"]}, {}, r"every class must occur .* three \(label 3\) does in none"),
+        (
+            {"class_names": ["one", "two", "three"]},
+            {},
+            r"every class must occur .* three \(label 3\) does in none.* run with analyze=True",
+        ),
         ({"class_names": ["one"]}, {}, "class_names must name the 2 classes"),
         ({"class_names": [{"name": "one", "index": [1]}]}, {}, "class_names must be names, one per label"),
         ({"sigmoid": True}, {}, "sigmoid must be false for prox"),

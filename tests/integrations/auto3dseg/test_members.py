@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from monai.auto3dseg.utils import algo_from_json
 
-from prox_monai.integrations.auto3dseg import add_subnet
+from prox_monai.integrations.auto3dseg import InferClass, add_subnet
 from prox_monai.integrations.auto3dseg.folder import AlgoFolder
 
 
@@ -32,6 +33,24 @@ def test_the_score_of_the_supernet_stays_the_largests(copied, quiet_monai):
     add_subnet(copied / "prox_0", "d2-w.5-k3-r1")
     entries = yaml.safe_load((copied / "prox_0" / "model" / "progress.yaml").read_text())
     assert entries[-1]["name"] == "largest"
+
+
+def test_a_supernet_that_was_trained_again_has_no_score_of_a_member(copied, quiet_monai):
+    folder = add_subnet(copied / "prox_0", "d2-w.5-k3-r1")
+    algo, _ = algo_from_json(str(folder / "algo_object.json"))
+    progress = copied / "prox_0" / "model" / "progress.yaml"
+    entries = yaml.safe_load(progress.read_text())
+    progress.write_text(yaml.safe_dump([entry for entry in entries if entry["name"] != "d2-w.5-k3-r1"]))
+    with pytest.raises(FileNotFoundError, match=r"was trained again. Call add_subnet\(.*'d2-w.5-k3-r1'\) again"):
+        algo.get_score()
+
+
+def test_a_member_keeps_its_subnet(copied, quiet_monai):
+    """Auto3DSeg gives the parameters of ``prox`` to all whose name begins so."""
+    config = add_subnet(copied / "prox_0", "middle") / "configs" / "hyper_parameters.yaml"
+    for choice in ({"subnet": "smallest"}, {"max_latency_ms": 1e6}):
+        chosen = InferClass(config, **choice).parameters
+        assert (chosen.subnet, chosen.max_latency_ms) == (("middle",), 0)
 
 
 def test_what_does_not_exist_is_refused(copied, generate, quiet_monai):

@@ -48,7 +48,14 @@ def test_a_patch_is_rounded_up_to_the_strides():
 
 def test_enough_epochs_are_the_schedules():
     schedule, steps, interval = PARAMETERS.lengths()
-    assert (len(schedule.phases), schedule.total_epochs, steps, interval) == (5, 10, 20, 5)
+    assert (len(schedule.phases), schedule.total_epochs, steps, interval) == (5, 10, 20, 3)
+
+
+def test_a_shortened_training_has_checkpoints_before_its_end():
+    """The planned distance is a third at most, in epochs that may be cut."""
+    assert changed(num_epochs=12, num_epochs_per_validation=40).lengths()[2] == 4
+    assert changed(num_epochs=12, num_epochs_per_validation=2).lengths()[2] == 2
+    assert changed(num_epochs=1, num_epochs_per_validation=40).lengths()[2] == 5
 
 
 def test_epochs_below_the_number_of_phases_are_cut_into_shorter_ones():

@@ -155,6 +155,13 @@ def test_a_ct_is_scaled_by_all_images():
     assert (ours.normalize_mode, ours.intensity) == ("ct", (-20.0, 200.0, 80.0, 30.0))
 
 
+def test_a_ct_of_several_channels_is_scaled_image_by_image(caplog):
+    """The report has the intensity of all channels together."""
+    ours = plan(changed(channels=2), modality="CT", device=GPU)
+    assert (ours.normalize_mode, ours.intensity) == ("image", ())
+    assert "2 channels: each is scaled by itself" in caplog.text
+
+
 def test_images_that_are_mostly_empty_are_scaled_by_what_is_in_them():
     assert plan(changed(filled=0.5), modality="mri", device=GPU).normalize_mode == "nonzero"
 

@@ -53,6 +53,10 @@ class Broken(Exception):
     pass
 
 
+def breaking_forward(self, x):
+    raise Broken
+
+
 def test_a_training_that_was_broken_off_goes_on(train, generate, monkeypatch):
     """The straight one, and one that ends after its first checkpoint: the same weights."""
     straight = load_checkpoint(model_of(train()) / "model.pt").supernet.state_dict()
@@ -118,6 +122,8 @@ def test_it_does_not_go_on_with_other_parameters(generate, quiet_monai):
     (folder / "checkpoint_epoch=2.pt").write_bytes(b"")
     old = {**yaml.safe_load(Path(config_of(algo)).read_text()), "num_epochs": 8}
     (model_of(algo) / "parameters.yaml").write_text(yaml.safe_dump(old))
+    old["data_file_base_dir"] = "/where/the/data/was"
+    (model_of(algo) / "parameters.yaml").write_text(yaml.safe_dump(old))
     with pytest.raises(ValueError, match=r"had other parameters: num_epochs \(8 then, 4 now\).* remove that folder"):
         run(config_of(algo), **QUICK)
 
@@ -128,6 +134,23 @@ def test_a_finished_training_is_begun_anew(train):
     run(config_of(algo), **QUICK)
     assert (model_of(algo) / "model.pt").stat().st_mtime_ns > first
     assert len((model_of(algo) / "subnets.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_finished_model_is_kept_until_the_next_is_finished(train, monkeypatch):
+    algo = train()
+    before = (model_of(algo) / "model.pt").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Supernet, "forward", breaking_forward)
+        for _ in range(2):  # nothing of the one that broke off takes its place
+            with pytest.raises(Broken):
+                run(config_of(algo), **QUICK)
+    previous = model_of(algo) / "previous"
+    assert (previous / "model.pt").read_bytes() == before
+    assert {"model.pt", "parameters.yaml", "progress.yaml", "subnets.jsonl"} <= {p.name for p in previous.iterdir()}
+    assert not (model_of(algo) / "progress.yaml").exists()
+    run(config_of(algo), **QUICK)
+    assert not previous.exists()
+    assert (model_of(algo) / "progress.yaml").exists()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_by_name(model):
 
 
 def test_by_latency(model, table):
-    assert choose(model, Choice(max_latency_ms=99, table=table)) == Chosen(model.space.smallest(), "openvino")
+    assert choose(model, Choice(max_latency_ms=99, table=table)) == Chosen(model.space.smallest(), "openvino", 5.0, 1)
     assert choose(model, Choice(max_latency_ms=100, table=table)).config == model.space.largest()
 
 
@@ -78,7 +78,9 @@ def test_by_what_a_search_has_found(model, tmp_path):
     found = {"config": model.space.smallest().to_dict(), "dice_tuning": 0.8, "latency_ms": 2.0}
     latency = {"runtime": "openvino-int8", "device": "a processor", "threads": 1}
     front.write_text(json.dumps({"latency": latency, "subnets": [found]}))
-    assert choose(model, Choice(max_latency_ms=3, table=front)) == Chosen(model.space.smallest(), "openvino-int8")
+    assert choose(model, Choice(max_latency_ms=3, table=front)) == Chosen(
+        model.space.smallest(), "openvino-int8", 2.0, 1
+    )
     front.write_text(json.dumps({"latency": None, "subnets": [found]}))
     with pytest.raises(ValueError, match="is no front.json of prox-monai search with a latency table"):
         choose(model, Choice(max_latency_ms=3, table=front))
@@ -88,6 +90,17 @@ def test_a_table_of_another_model_is_refused(varied, model, table):
     table.write_text(table.read_text().replace(model.digest, "another"))
     with pytest.raises(ValueError, match="holds rows of another model"):
         choose(model, Choice(max_latency_ms=99, table=table))
+
+
+def test_a_front_of_another_model_is_refused(model, tmp_path):
+    found = {"config": model.space.smallest().to_dict(), "dice_tuning": 0.8, "latency_ms": 2.0}
+    content = {"latency": {"runtime": "torch", "device": "a processor", "threads": 1}, "subnets": [found]}
+    front = tmp_path / "front.json"
+    front.write_text(json.dumps(content | {"model": model.digest}))
+    assert choose(model, Choice(max_latency_ms=3, table=front)).config == model.space.smallest()
+    front.write_text(json.dumps(content | {"model": "another"}))
+    with pytest.raises(ValueError, match=f"is the front of another model .another, not {model.digest}.; give another"):
+        choose(model, Choice(max_latency_ms=3, table=front))
 
 
 def test_no_table(model, tmp_path):
@@ -100,6 +113,8 @@ def test_no_table(model, tmp_path):
     [
         ({"subnet": "largest", "budget_s": 1}, "give one of subnet and budget_s"),
         ({"max_latency_ms": 5}, "max_latency_ms needs a table"),
+        ({"table": "rows"}, "--table rows has no say without a budget; give --max-latency-ms"),
+        ({"subnet": "largest", "table": "rows"}, "--table rows has no say without a budget"),
         ({"budget_s": 0, "table": "rows"}, "budget_s must be above 0, got 0"),
         ({"max_latency_ms": float("nan"), "table": "rows"}, "max_latency_ms must be above 0, got nan"),
     ],

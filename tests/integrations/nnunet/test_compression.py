@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from importlib.util import find_spec
 
 import pytest
+import torch
 from torch.utils import cpp_extension
 
 from prox_monai.export.exported import load_exported
@@ -39,7 +41,10 @@ def int8(varied, tmp_path):
 
 def test_it_is_calibrated_on_training_cases(varied):
     cases = cases_of(varied, os.environ)
-    assert len(cases.calibration_patches()) == 4
+    patches = cases.calibration_patches()
+    assert len(patches) == len(list(patches)) == 4
+    assert all(torch.equal(one, again) for one, again in zip(patches, patches, strict=True))
+    assert len(dataclasses.replace(cases, training=()).calibration_patches()) == 0
     assert not set(cases.training) & set(cases.tuning)
 
 
@@ -52,9 +57,30 @@ def test_after_training(int8, tmp_path):
 
 
 def test_too_large_a_drop_names_what_can_be_tried(int8, monkeypatch):
-    monkeypatch.setattr(Cases, "dice", lambda self, network: 0.9 - 0.1 * isinstance(network, RuntimeNetwork))
-    with pytest.raises(RuntimeError, match=r"0.1000 below .*Try accuracy_aware or finetune or a higher max_dice_drop"):
+    def dice(self, network, half="tuning"):
+        return 0.9 - 0.1 * isinstance(network, RuntimeNetwork)
+
+    monkeypatch.setattr(Cases, "dice", dice)
+    message = r"0.1000 below .*Try --accuracy-aware or --finetune or a higher --max-dice-drop"
+    with pytest.raises(RuntimeError, match=message):
         int8()
+
+
+@pytest.mark.parametrize(
+    ("fields", "tries"),
+    [
+        ({"precision": "fp16"}, "--finetune or a higher --max-dice-drop"),
+        ({"precision": "fp16", "finetune": 1}, "a higher --max-dice-drop"),
+        ({"precision": "int8", "finetune": 1}, "--accuracy-aware instead of --finetune or a higher --max-dice-drop"),
+        (
+            {"precision": "int8", "accuracy_aware": True},
+            "--finetune instead of --accuracy-aware or a higher --max-dice-",
+        ),
+    ],
+)
+def test_only_what_was_not_tried_is_named(fields, tries):
+    with pytest.raises(RuntimeError, match=f"Try {tries}"):
+        Compression(**fields).check(0.1, "it", 1)
 
 
 def test_with_accuracy_control(int8, caplog):
@@ -67,15 +93,20 @@ def test_with_accuracy_control(int8, caplog):
 def test_training_with_quantisation_where_it_drops_too_much(int8, monkeypatch):
     """The drop is above the limit until the network is trained with quantisation in place."""
     monkeypatch.setattr(cpp_extension, "load", None)  # NNCF falls back on torch where nothing can be compiled
-    drops = iter([0.1, 0.001])
-    monkeypatch.setattr(Cases, "dice", lambda self, net: 0.9 - (next(drops) if isinstance(net, RuntimeNetwork) else 0))
+    drops = iter([0.1, 0.001, 0.002])  # of one attempt, then of both halves
+
+    def dice(self, network, half="tuning"):
+        return 0.9 - (next(drops) if isinstance(network, RuntimeNetwork) else 0)
+
+    monkeypatch.setattr(Cases, "dice", dice)
     description = int8(finetune=2)
     assert description.source["steps"] == ["fine-tuned for 2 steps", "trained for 2 steps with quantisation"]
     assert description.checks["dice"]["exported"] == pytest.approx(0.899)
+    assert description.checks["dice_reporting"]["exported"] == pytest.approx(0.898)
 
 
 def test_no_training_with_quantisation_where_it_does_not(int8, monkeypatch):
-    monkeypatch.setattr(Cases, "dice", lambda self, network: 0.9)
+    monkeypatch.setattr(Cases, "dice", lambda self, network, half="tuning": 0.9)
     monkeypatch.setattr(compression, "quantize_trainable", None)
     assert int8(finetune=1).source["steps"] == ["fine-tuned for 1 steps", "quantised after training"]
 
@@ -83,10 +114,11 @@ def test_no_training_with_quantisation_where_it_does_not(int8, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"precision": "int4"}, "precision must be one of fp32, fp16, int8, got 'int4'"),
-        ({"max_dice_drop": -0.1}, r"max_dice_drop must be in \[0, 1\], got -0.1"),
-        ({"finetune": -1}, "finetune must be at least 0 steps, got -1"),
-        ({"accuracy_aware": True}, "accuracy_aware is of precision int8, got precision 'fp32'"),
+        ({"precision": "int4"}, "--precision must be one of fp32, fp16, int8, got 'int4'"),
+        ({"max_dice_drop": -0.1}, r"--max-dice-drop must be in \[0, 1\], got -0.1"),
+        ({"finetune": -1}, "--finetune must be at least 0 steps, got -1"),
+        ({"accuracy_aware": True}, "--accuracy-aware is of --precision int8, got 'fp32'"),
+        ({"precision": "int8", "accuracy_aware": True, "finetune": 1}, "--accuracy-aware and --finetune are two ways"),
     ],
 )
 def test_values_that_are_not_allowed(fields, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,12 +29,16 @@ def cases(varied) -> Cases:
     return cases_of(varied, os.environ)
 
 
+def _worse(drop: float):
+    return lambda self, network, half="tuning": 0.9 - drop * isinstance(network, RuntimeNetwork)
+
+
 @pytest.fixture
 def worse_by(monkeypatch):
     """Let every exported network lose that much Dice."""
 
     def set_drop(drop: float) -> None:
-        monkeypatch.setattr(Cases, "dice", lambda self, network: 0.9 - drop * isinstance(network, RuntimeNetwork))
+        monkeypatch.setattr(Cases, "dice", _worse(drop))
 
     return set_drop
 
@@ -92,14 +97,19 @@ def test_16_bits_are_compared_by_dice(format, varied, cases, tmp_path):
     )
     dice = description.checks["dice"]
     assert abs(dice["plain"] - dice["exported"]) < 0.05
-    assert dice["cases"] == len(cases.tuning)
+    assert (dice["half"], dice["cases"]) == ("tuning", len(cases.tuning))
+    told = description.checks["dice_reporting"]
+    assert (told["half"], told["cases"]) == ("reporting", len(cases.reporting))
+    assert told["plain"] == pytest.approx(cases.dice(varied.supernet.extract(varied.space.smallest()), "reporting"))
     assert description.checks["megabytes"]["exported"] < 0.2
     assert load_exported(tmp_path / "out")[0].precision == "fp16"
 
 
 def test_too_large_a_drop_is_refused(varied, cases, worse_by, tmp_path):
     worse_by(0.006)
-    message = r"mean Dice of fp16 in openvino is 0.0060 below .* on 1 cases \(allowed: 0.005\)\. Nothing was written"
+    message = (
+        r"of fp16 in openvino is 0.0060 below .* on 1 cases of the tuning half \(allowed: 0.005\)\. Nothing was written"
+    )
     with pytest.raises(RuntimeError, match=message):
         deploy(
             varied,
@@ -170,7 +180,53 @@ def test_the_command_without_the_data(finished, tmp_path, monkeypatch, capsys):
     assert "nnUNet_preprocessed is not set" in capsys.readouterr().err
 
 
+@pytest.fixture
+def table(model, tmp_path) -> Path:
+    """The smallest subnet takes a ten thousandth of a millisecond in int8, on three threads."""
+    config = model.space.smallest()
+    row = {"name": "a", "key": config.name, "model": model.digest, "config": config.to_dict(), "dice": 0.5}
+    latency = {"device": "cpu", "threads": 3, "runtime": "openvino-int8"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"latency_ms": 1e-4, "latency": latency}) + "\n")
+    return tmp_path / "rows.jsonl"
+
+
+def test_latencies_of_something_else_are_warned_of(finished, table, tmp_path, caplog):
+    arguments = ["--max-latency-ms", "2e-4", "--table", str(table), "--output", str(tmp_path / "out"), "--threads", "1"]
+    assert main(["export", "torch", str(finished.parent), *arguments], export.COMMANDS) == 0
+    about = "the table's latencies are of openvino-int8, threads: 3"
+    assert f"{about}; torch in fp32 takes another time, the limit may not hold" in caplog.text
+    assert f"{about}; here it is compared with threads: 1 (--threads)" in caplog.text
+    assert "(torch, threads: 1), above the limit of 0.0002 ms; by the table 0.00 ms (openvino-int8, thr" in caplog.text
+
+
+def test_latencies_of_the_same_are_not(finished, table, tmp_path, caplog):
+    table.write_text(table.read_text().replace("openvino-int8", "torch").replace('"threads": 3', '"threads": 1'))
+    arguments = ["--max-latency-ms", "1e5", "--table", str(table), "--output", str(tmp_path / "out"), "--threads", "1"]
+    assert main(["export", "torch", str(finished.parent), *arguments], export.COMMANDS) == 0
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_both_halves_are_printed():
+    dice = {"half": "tuning", "plain": 0.9, "exported": 0.8999, "cases": 3}
+    checks = {
+        "parity": {"max_difference": 0.1, "agreement": 1.0, "patches": 20, "patches_of": "unseen cases"},
+        "latency_ms": {"plain": 2.0, "exported": 1.0},
+        "megabytes": {"plain": 2.0, "exported": 1.0},
+        "runtime": {"name": "openvino"},
+        "device": "cpu",
+        "threads": 1,
+        "dice": dice,
+        "dice_reporting": dice | {"half": "reporting", "exported": 0.7, "cases": 2},
+    }
+    lines = export._summary("a", checks, "out").splitlines()
+    assert lines[-2] == "  mean Dice  0.8999 instead of 0.9000 on 3 cases of the tuning half, where the limit holds"
+    assert lines[-1] == "  mean Dice  0.7000 instead of 0.9000 on 2 cases of the reporting half"
+
+
 def test_a_budget_needs_a_table(finished, tmp_path, capsys):
     arguments = ["export", "onnx", str(finished.parent), "--max-latency-ms", "5", "--output", str(tmp_path / "out")]
     assert main(arguments, export.COMMANDS) == 2
     assert "max_latency_ms needs a table" in capsys.readouterr().err
+    arguments[3:5] = ["--subnet", "smallest", "--table", "rows.jsonl"]
+    assert main(arguments, export.COMMANDS) == 2
+    assert "--table rows.jsonl has no say without a budget" in capsys.readouterr().err

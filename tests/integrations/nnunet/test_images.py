@@ -34,9 +34,20 @@ def write(tmp_path):
 
 
 def test_cases_of_one_channel_may_be_called_anything(tmp_path, write):
-    for name in ("a_0000.nii.gz", "b.nii.gz", "notes.txt"):
+    for name in ("a_0000.nii.gz", "b.nii.gz", "notes.txt", "scan_2023.nii.gz", "scan_2024.nii.gz"):
         (tmp_path / name).write_bytes(b"")
-    assert [case.name for case in find_cases(tmp_path, ".nii.gz", 1)] == ["a", "b"]
+    assert [case.name for case in find_cases(tmp_path, ".nii.gz", 1)] == ["a", "b", "scan_2023", "scan_2024"]
+    assert [case.name for case in find_cases(tmp_path / "scan_2024.nii.gz", ".nii.gz", 1)] == ["scan_2024"]
+    assert [case.name for case in find_cases(tmp_path / "a_0000.nii.gz", ".nii.gz", 1)] == ["a"]
+
+
+def test_a_case_is_known_by_the_content_of_its_files(tmp_path):
+    for name, content in (("a_0000", b"1"), ("a_0001", b"2"), ("b_0000", b"2"), ("b_0001", b"1"), ("c_0000", b"1")):
+        (tmp_path / f"{name}.nii.gz").write_bytes(content)
+    digests = {case.name: case.digest for case in find_cases(tmp_path, ".nii.gz", 2)}
+    assert len(set(digests.values())) == 3
+    again = Case("anything", (tmp_path / "a_0000.nii.gz", tmp_path / "b_0000.nii.gz"))
+    assert again.digest == digests["a"]
 
 
 def test_channels_are_in_order(tmp_path):
@@ -51,13 +62,22 @@ def test_channels_are_in_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [["a_0001.nii.gz"], ["a_0000.nii.gz", "a_0002.nii.gz"], ["a_0000.nii.gz", "a_0001.nii.gz"]]
+    ("names", "channels"),
+    [
+        (["a_0001"], 2),
+        (["a_0000", "a_0002"], 1),
+        (["a_0000", "a_0001"], 1),
+        (["a", "a_0000"], 1),
+        (["a", "a_0000", "a_0001"], 2),
+    ],
 )
-def test_wrong_channels_are_named(tmp_path, names):
+def test_wrong_channels_are_named(tmp_path, names, channels):
     for name in names:
-        (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"a: has a_000\d.nii.gz.*; wanted _0000.nii.gz"):
-        find_cases(tmp_path, ".nii.gz", 1)
+        (tmp_path / f"{name}.nii.gz").write_bytes(b"")
+    wanted = ", ".join(["a_0000.nii.gz", "a_0001.nii.gz"][:channels])
+    has = ", ".join(f"{name}.nii.gz" for name in names)
+    with pytest.raises(ValueError, match=f"problems: 1\n  a: has {has}; wanted {wanted}$"):
+        find_cases(tmp_path, ".nii.gz", channels)
 
 
 def test_no_image(tmp_path):
@@ -119,8 +139,16 @@ def test_a_cut_off_file(deployed, write):
 
 def test_another_number_of_channels(deployed, write):
     case = Case("a", (write("a_0000.nii.gz"), write("a_0001.nii.gz")))
-    with pytest.raises(ValueError, match="a: has 2 channels, the model takes 1"):
+    with pytest.raises(ValueError, match="a: has 2 channels, the model takes 1: wanted a_0000.nii.gz$"):
         check_cases([case], deployed)
+
+
+def test_channels_that_lack_are_named(deployed, write, tmp_path):
+    write("a_0000.nii.gz")
+    dataset = deployed.dataset_json | {"channel_names": {"0": "T1", "1": "T2"}}
+    (case,) = find_cases(tmp_path, ".nii.gz", 2)
+    with pytest.raises(ValueError, match="a: has 1 channels, the model takes 2: wanted a_0000.nii.gz, a_0001.nii.gz"):
+        check_cases([case], dataclasses.replace(deployed, dataset_json=dataset))
 
 
 def test_channels_of_different_sizes(deployed, write):

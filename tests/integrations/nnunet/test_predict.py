@@ -162,6 +162,31 @@ def test_other_content_is_not_overwritten(exported, images, finished, tmp_path):
         predict(exported / "torch", images, tmp_path / "out", mirror=False)
 
 
+def test_another_patients_label_map_is_not_handed_out(exported, images, tmp_path):
+    """Two images of one name: the second is not taken for the first."""
+    first, second = sorted(images.iterdir())
+    for folder, image in (("one", first), ("other", second), ("moved", first)):
+        (tmp_path / folder).mkdir()
+        shutil.copy(image, tmp_path / folder / "case_0000.nii.gz")
+    (known,) = predict(exported / "torch", tmp_path / "one", tmp_path / "out")
+    before = known.path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"out holds label maps of other images under the same names \(case\)"):
+        predict(exported / "torch", tmp_path / "other", tmp_path / "out")
+    assert known.path.read_bytes() == before
+    assert not prepare_prediction(exported / "torch", tmp_path / "moved", tmp_path / "out").todo()
+    predict(exported / "torch", tmp_path / "other", tmp_path / "out", overwrite=True)
+    assert known.path.read_bytes() != before
+
+
+def test_folds_that_play_no_part_are_named(theirs, images, tmp_path, caplog):
+    prepare_prediction(theirs / "stock", images, tmp_path / "out")
+    assert "alone predicts" not in caplog.text
+    folder = shutil.copytree(theirs / "stock", tmp_path / "stock")
+    shutil.copytree(folder / "fold_0", folder / "fold_1")
+    prepare_prediction(folder, images, tmp_path / "out")
+    assert "stock holds fold_0, fold_1; fold_0 alone predicts, without the others" in caplog.text
+
+
 def test_images_are_never_overwritten(exported, images, tmp_path):
     image = shutil.copy(min(images.iterdir()), tmp_path / "image.nii.gz")
     for target in (tmp_path, image):
@@ -252,7 +277,18 @@ def test_the_command(finished, images, table, tmp_path, capsys, monkeypatch):
     assert "2 of 2 cases were predicted with this model before" in capsys.readouterr().out
     monkeypatch.setattr(CasePredictor, "write", interrupted)
     assert main([*arguments, *choice, "--overwrite"], command.COMMANDS) == 130
-    assert "stopped; the same command goes on" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "stopped; the same command begins anew; without --overwrite it goes on after the finished cases" in printed
+    fresh = ["predict", model, "-i", source, "-o", str(tmp_path / "fresh")]
+    assert main(fresh, command.COMMANDS) == 130
+    assert "stopped; the same command goes on after the finished cases" in capsys.readouterr().err
+    one = ["predict", model, "-i", str(min(images.iterdir())), "-o", str(tmp_path / "one.nii.gz")]
+    assert main(one, command.COMMANDS) == 130
+    assert "stopped; nothing was written" in capsys.readouterr().err
     monkeypatch.undo()
+    for chosen in ([], ["--subnet", "smallest"]):
+        assert main([*arguments, *chosen, "--table", str(table)], command.COMMANDS) == 2
+        assert "has no say without a budget; give --max-latency-ms" in capsys.readouterr().err
+    assert main([*arguments, *choice], command.COMMANDS) == 0  # both again
     assert main(arguments, command.COMMANDS) == 2
     assert "another model (subnet d1-w.5-k3-r.7, not " in capsys.readouterr().err

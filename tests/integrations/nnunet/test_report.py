@@ -11,7 +11,9 @@ from prox_monai.cli import main
 from prox_monai.commands import report as command
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.evaluation.subnets import read_rows
-from prox_monai.integrations.nnunet.report import Wanted, planned_network, write_report
+from prox_monai.integrations.nnunet.deploy import deploy
+from prox_monai.integrations.nnunet.planned import planned_network
+from prox_monai.integrations.nnunet.report import Wanted, write_report
 from prox_monai.integrations.nnunet.unseen import evaluate_trained, preprocessed_folder
 
 
@@ -81,6 +83,44 @@ def test_tables_must_fit(model, table, tmp_path):
     with pytest.raises(ValueError, match="hold no subnet with a Dice"):
         write_report(model, Wanted((other,)), tmp_path / "report.html", os.environ)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_latencies_must_compare(model, table, tmp_path):
+    rows, other = read_rows(table), tmp_path / "other.jsonl"
+    other.write_text(json.dumps(rows[0] | {"latency_ms": None, "latency": None}) + "\n")
+    with pytest.raises(ValueError, match="hold 1 subnets without latency, such as smallest"):
+        write_report(model, Wanted((other,)), tmp_path / "report.html", os.environ)
+    timed = rows[0]["latency"] | {"threads": 64}
+    other.write_text(json.dumps(rows[0] | {"key": "other", "latency": timed}) + "\n")
+    with pytest.raises(ValueError, match="hold latencies that do not compare, of .* with 64 threads"):
+        write_report(model, Wanted((table, other)), tmp_path / "report.html", os.environ)
+
+
+def test_a_search_and_exports_are_shown(model, table, tmp_path):
+    subnet = {"subnet": "d1-w.5-k3-r.7", "macs": 2e9, "dice_tuning": 0.5, "dice_reporting": 0.4}
+    front = {
+        "model": model.digest,
+        "cost": "macs",
+        "at_most": {"macs": 3e9},
+        "min_dice": 0.0,
+        "space_size": 64,
+        "scored": 9,
+        "latency": None,
+        "subnets": [subnet | {"dice_reporting_interval": [0.3, 0.5]}],
+    }
+    (tmp_path / "front.json").write_text(json.dumps(front))
+    deploy(model, model.space.smallest(), "torch", tmp_path / "exported")
+    wanted = Wanted((table,), ("smallest",), front=tmp_path / "front.json", exported=(tmp_path / "exported",))
+    write_report(model, wanted, tmp_path / "report.html", {})
+    page = (tmp_path / "report.html").read_text()
+    for text in ("macs at most 3e+09; 9 were scored", "<td>2.00</td>", "<td>0.300 to 0.500</td>", "<td>exported</td>"):
+        assert text in page
+    (tmp_path / "front.json").write_text(json.dumps(front | {"model": "another"}))
+    with pytest.raises(ValueError, match="is of another model"):
+        write_report(model, wanted, tmp_path / "report.html", {})
+    (tmp_path / "front.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no front.json of prox-monai search"):
+        write_report(model, wanted, tmp_path / "report.html", {})
 
 
 def test_the_command(finished, table, tmp_path, capsys):

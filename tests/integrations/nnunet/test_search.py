@@ -9,6 +9,7 @@ import pytest
 
 from prox_monai.cli import main
 from prox_monai.commands import search as commands
+from prox_monai.commands.evaluate import EVALUATE
 from prox_monai.evaluation.memory import tensor_bytes
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.evaluation.table import read_lines
@@ -50,7 +51,7 @@ def cli(small_model, monkeypatch, capsys):
     monkeypatch.setattr("prox_monai.integrations.nnunet.trained.load_trained", lambda *arguments: small_model)
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments], commands=commands.COMMANDS)
+        code = main([str(argument) for argument in arguments], commands=(*commands.COMMANDS, EVALUATE))
         return code, *capsys.readouterr()
 
     return run
@@ -74,8 +75,7 @@ def test_search_enumerates_a_small_space(cli, table, small_model, preprocessed, 
     found = json.loads((tmp_path / "found" / "front.json").read_text())
     assert found["cost"] == "latency_ms"
     assert found["scored"] == found["space_size"] == small_model.space.size()
-    (predictor,) = read_table(table)
-    latency = SubnetLatency(predictor, small_model.supernet.architecture, small_model.input_shape)
+    latency = SubnetLatency(read_table(table, None), small_model.supernet.architecture, small_model.input_shape)
     tuning = {row["key"]: row for row in read_rows(tmp_path / "found" / "tuning.jsonl")}
     reporting = {row["key"]: row for row in read_rows(tmp_path / "found" / "reporting.jsonl")}
     assert set(tuning[min(tuning)]["dice_per_case"]) == set(unseen.unseen_cases(preprocessed, 0, "tuning"))
@@ -111,6 +111,15 @@ def test_search_evolves_in_a_large_space(model, preprocessed, tmp_path):
     assert found.front[0].config == model.space.smallest()
 
 
+def test_all_subnets_are_evaluated(cli, small_model, preprocessed, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    code, text, _ = cli("evaluate", "folder", "--all", "--no-latency", "--output", rows, "--device", "cpu")
+    assert code == 0
+    canonical = small_model.supernet.architecture.canonical
+    assert {row["key"] for row in read_rows(rows)} == {canonical(config).name for config in small_model.space}
+    assert len(text.splitlines()) == 1 + small_model.space.size()
+
+
 def test_other_limits_reuse_the_scores(small_model, preprocessed, tmp_path):
     first = search_trained(small_model, Wanted(trials=100), preprocessed, tmp_path)
     limit = sorted(row["macs"] for row in first.tuning)[5]
@@ -118,6 +127,10 @@ def test_other_limits_reuse_the_scores(small_model, preprocessed, tmp_path):
     second = search_trained(small_model, Wanted(at_most={"macs": limit}, trials=100), preprocessed, tmp_path)
     assert (tmp_path / "tuning.jsonl").read_text() == before
     assert second.front == [subnet for subnet in first.front if subnet.costs["macs"] <= limit]
+    assert all(row["macs"] <= limit for row in second.tuning)
+    fronts = [json.loads((tmp_path / name).read_text()) for name in ("front-1.json", "front.json")]
+    assert [front["at_most"] for front in fronts] == [{}, {"macs": limit}]
+    assert {front["model"] for front in fronts} == {small_model.digest}
 
 
 @pytest.mark.parametrize(

@@ -240,3 +240,13 @@ def test_choose_device(monkeypatch):
         unseen.choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [unseen.choose_device(name) for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
+
+
+def test_latencies_of_other_conditions_are_refused(model, preprocessed, tmp_path):
+    path, smallest = tmp_path / "rows.jsonl", [("smallest", model.space.smallest())]
+    list(unseen.evaluate_trained(model, smallest, preprocessed, path, half="both"))
+    (row,) = [json.loads(line) for line in path.read_text().splitlines()]
+    row["latency"]["threads"] += 1
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match="holds latencies of .* and they do not compare; give another file"):
+        unseen.evaluate_trained(model, smallest, preprocessed, path, half="both")

@@ -1,0 +1,36 @@
+"""The formats, and the precisions that each is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("fp32", "fp16"),
+    "openvino": ("fp32", "fp16", "int8"),
+    "torch": ("fp32",),
+}
+PRECISIONS = ("fp32", "fp16", "int8")
+
+_TIMED = {
+    ("onnx", "fp32"): "onnxruntime",
+    ("openvino", "fp32"): "openvino",
+    ("openvino", "int8"): "openvino-int8",
+    ("torch", "fp32"): "torch",
+}
+
+
+def check_precision(format: str, precision: str) -> None:
+    """Check that a format can be written in a precision.
+
+    Raises:
+        ValueError: When it cannot; the message says what can.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}.")
+    if precision not in FORMATS[format]:
+        raise ValueError(f"precision of {format} must be one of {', '.join(FORMATS[format])}, got {precision!r}.")
+
+
+def timed_runtime(format: str, precision: str) -> str | None:
+    """Return the runtime whose latencies are those of a format in a precision; None where none measures that."""
+    return _TIMED.get((format, precision))

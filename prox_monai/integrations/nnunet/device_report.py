@@ -1,0 +1,109 @@
+"""What a report says of a device: the front that was found for it, and what was exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prox_monai.export.description import Description, read_description
+from prox_monai.integrations.nnunet.trained import TrainedModel
+from prox_monai.report.page import Section, Table
+from prox_monai.search.table import interval_cell
+
+_COSTS = {
+    "latency_ms": ("latency (ms)", 1.0, ".2f"),
+    "parameters": ("parameters", 1.0, ",.0f"),
+    "macs": ("GMAC", 1e-9, ".2f"),
+    "memory_mb": ("memory (MB)", 1.0, ".0f"),
+}
+
+
+def front_section(model: TrainedModel, path: Path) -> Section:
+    """Return the front of a search.
+
+    Args:
+        model: the trained model.
+        path: ``front.json`` of the search.
+
+    Raises:
+        FileNotFoundError: When it is not there.
+        ValueError: When it is none, or of another model.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; prox-monai search writes front.json.")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if "subnets" not in found or "at_most" not in found:
+        raise ValueError(f"{path} is no front.json of prox-monai search.")
+    if found.get("model", model.digest) != model.digest:
+        raise ValueError(f"{path} is of another model ({found['model']}, not {model.digest}).")
+    costs = [name for name in _COSTS if all(name in subnet for subnet in found["subnets"])]
+    head = ("subnet", *(_COSTS[name][0] for name in costs), "Dice, tuning", "Dice, reporting", "95 % interval")
+    lines = [
+        (
+            subnet["subnet"],
+            *(f"{subnet[name] * _COSTS[name][1]:{_COSTS[name][2]}}" for name in costs),
+            f"{subnet['dice_tuning']:.3f}",
+            f"{subnet['dice_reporting']:.3f}",
+            interval_cell(subnet["dice_reporting_interval"]),
+        )
+        for subnet in found["subnets"]
+    ]
+    return Section("Search", (_asked(found), Table(head, tuple(lines), caption=_measured(found))))
+
+
+def exports_section(folders: Sequence[Path]) -> Section:
+    """Return what was exported, as each folder's description says.
+
+    Raises:
+        FileNotFoundError: When a folder holds no exported network.
+        ValueError: When one is not what its description says.
+    """
+    described = [(folder, read_description(folder)) for folder in folders]
+    head = ("folder", "subnet", "format", "precision", "MB", "latency (ms)", "largest difference", "Dice lost")
+    return Section(
+        "Exports",
+        (
+            Table(
+                head,
+                tuple(_export_cells(folder, description) for folder, description in described),
+                caption="Latency of one patch when it was exported, and that of the plain subnet in PyTorch beside it; "
+                "the largest difference of a logit; by how much the mean Dice on the reporting half is below the plain "
+                "subnet's, where arithmetic is other than 32 bits.",
+            ),
+        ),
+    )
+
+
+def _export_cells(folder: Path, description: Description) -> tuple[str, ...]:
+    checks = description.checks
+    dice, time = checks.get("dice_reporting") or checks.get("dice"), checks["latency_ms"]
+    return (
+        folder.name,
+        description.subnet,
+        f"{description.format} ({checks['device']}, {checks['threads']} threads)",
+        description.precision,
+        f"{checks['megabytes']['exported']:.2f} (plain {checks['megabytes']['plain']:.2f})",
+        f"{time['exported']:.2f} (plain {time['plain']:.2f})",
+        f"{checks['parity']['max_difference']:.2g}",
+        "-" if dice is None else f"{dice['plain'] - dice['exported']:+.4f}",
+    )
+
+
+def _asked(found: Mapping[str, Any]) -> str:
+    limits = [f"{name} at most {limit:g}" for name, limit in found["at_most"].items()]
+    limits += [f"Dice at least {found['min_dice']:g}"] if found["min_dice"] else []
+    return (
+        f"The Pareto set of Dice and {found['cost']} among {found['space_size']:,} subnets"
+        f"{', ' + ', '.join(limits) if limits else ''}; {found['scored']} were scored."
+    )
+
+
+def _measured(found: Mapping[str, Any]) -> str:
+    about = found["latency"]
+    halves = "Chosen on the tuning half of the unseen cases; the reporting half played no part."
+    if about is None:
+        return halves
+    told = ", ".join(f"{name} {value}" for name, value in about.items())
+    return f"{halves} Latency predicted from a table: {told}."

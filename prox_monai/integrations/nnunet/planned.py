@@ -1,0 +1,76 @@
+"""The network that nnU-Net plans, to compare subnets with: its cost, and its Dice where it was trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
+
+from prox_monai.evaluation.cost import latency, multiply_adds, parameters
+from prox_monai.integrations.nnunet.trained import TrainedModel
+
+_PLANNED = "nnU-Net, as planned"
+
+
+def planned_network(model: TrainedModel, rows: Sequence[Mapping[str, Any]], stock: Path | None) -> dict[str, Any]:
+    """Return the network that nnU-Net plans, as a row: its cost here and now, its Dice from a training of its own.
+
+    Args:
+        model: whose plans hold.
+        rows: of the subnets; the Dice is that of the cases they were scored on.
+        stock: folder of the fold, whose ``validation/summary.json`` is read.
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        ValueError: When it lacks a case.
+    """
+    network = planned_module(model)
+    return {
+        "name": _PLANNED,
+        "parameters": parameters(network),
+        "macs": multiply_adds(network, model.input_shape),
+        "latency_ms": _latency_ms(network, model.input_shape, rows[0]["latency"]["threads"]),
+        "dice": None if stock is None else _validated_dice(stock, rows[0]["dice_per_case"]),
+    }
+
+
+def _latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) -> float:
+    """Time a network with as many threads as the subnets were timed with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return latency(network, input_shape, repeats=5, warmup=2).median_ms
+    finally:
+        torch.set_num_threads(before)
+
+
+def planned_module(model: TrainedModel) -> nn.Module:
+    """Return the network that nnU-Net plans for the data of a model, with its initial weights."""
+    configuration = model.configuration
+    return get_network_from_plans(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        model.input_shape[0],
+        model.labels.num_segmentation_heads,
+        deep_supervision=False,
+    ).eval()
+
+
+def _validated_dice(fold: Path, cases: Mapping[str, float]) -> float:
+    path = fold / "validation" / "summary.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; {fold} should be a fold that nnU-Net trained and validated.")
+    found = {
+        Path(case["prediction_file"]).name.partition(".")[0]: [label["Dice"] for label in case["metrics"].values()]
+        for case in json.loads(path.read_text(encoding="utf-8"))["metric_per_case"]
+    }
+    if missing := sorted(cases.keys() - found.keys()):
+        raise ValueError(f"{path} lacks {len(missing)} of the cases that subnets were scored on, such as {missing[0]}.")
+    per_label = torch.tensor([found[case] for case in cases], dtype=torch.float64)
+    return float(per_label.nanmean(0).nanmean())
