@@ -4,7 +4,8 @@
 
 The folds are nnU-Net's. The cases of fold 0 validate, and are the files to predict, each time by an AutoRunner of its
 own: its time is that of Auto3DSeg's predict, reading and saving included, and its Dice is that of the saved files on
-their own grid. Nothing is chosen on these cases. A training that is there is not repeated. Results go to
+their own grid. Nothing is chosen on these cases. A training that is there is not repeated, and of a run that was
+interrupted the duration is not given. Results go to
 benchmarks/results/auto3dseg.json and into README.md.
 """
 
@@ -38,6 +39,7 @@ from prox_monai.integrations.monai import decathlon_split
 TASK = "Task04_Hippocampus"
 QUICK = {"prox_width": [0.25, 0.5], "prox_kernel": [3], "prox_resolution": [0.8, 1.0], "prox_iterations_per_epoch": 40}
 EPOCHS = 20
+BEGUN = "begun.json"
 RESULTS = Path(__file__).parent / "results" / "auto3dseg.json"
 
 
@@ -53,13 +55,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if data is None:
         print(f"error: {arguments.data} is no {TASK} and holds none", file=sys.stderr)
         return 2
-    result = measure(data.absolute(), arguments.output.absolute(), arguments.epochs)
+    output = arguments.output.absolute()
+    if (then := epochs_begun(output)) not in (None, arguments.epochs):
+        print(f"error: --epochs must be {then}, as {output} was begun with, or --output another", file=sys.stderr)
+        return 2
+    result = measure(data.absolute(), output, arguments.epochs)
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     write_json(result, arguments.results)
     update_readme.write_readme()
     print("\n".join(device_lines.auto3dseg_lines(arguments.results.parent)))
     print(f"written to {arguments.results}")
     return 0
+
+
+def epochs_begun(output: Path) -> int | None:
+    """Return the epochs that a run in a folder was begun with; None where none was."""
+    begun = output / BEGUN
+    return json.loads(begun.read_text(encoding="utf-8"))["epochs"] if begun.exists() else None
 
 
 def measure(data: Path, output: Path, epochs: int) -> dict[str, Any]:
@@ -74,11 +86,13 @@ def measure(data: Path, output: Path, epochs: int) -> dict[str, Any]:
     labels = write_datalist(data, output / "datalist.json")
     source = {"modality": "mri", "datalist": str(output / "datalist.json"), "dataroot": str(data)}
     work, seconds = output / "work", output / "seconds.json"
+    resumed = work.exists() or epochs_begun(output) is not None
+    write_json({"epochs": epochs}, output / BEGUN)
     begun = time.perf_counter()
     runner = auto_runner(work, source, epochs)
     runner.run()
-    if not seconds.exists():
-        seconds.write_text(json.dumps(time.perf_counter() - begun), encoding="utf-8")
+    if not seconds.exists():  # the time of the rest alone would be none of a whole run
+        seconds.write_text(json.dumps(None if resumed else time.perf_counter() - begun), encoding="utf-8")
     model = work / "prox_0" / "model"
     rows = {row["name"]: row for row in read_rows(model / "subnets.jsonl")}
     subnets = {name: rows[name] | predicted(work, source, epochs, name, labels) for name in ALIASES}

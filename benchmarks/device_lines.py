@@ -19,6 +19,8 @@ def auto3dseg_lines(results: Path) -> list[str]:
     if result is None:
         return []
     cases, machine = result["cases"], result["machine"]
+    seconds = result["seconds"]  # None of a run that was interrupted
+    duration = "" if seconds is None else f"{seconds / 60:.1f} minutes from analysis to predictions, "
     rows = [
         (
             f"{name} `{row['key']}`",
@@ -34,7 +36,7 @@ def auto3dseg_lines(results: Path) -> list[str]:
         f"`make bench-auto3dseg`: `AutoRunner` with `prox` alone, {result['data']}, fold 0, "
         f"{cases['all'] - cases['validation']} training and {cases['validation']} validation cases, quick settings "
         f"({result['settings']['num_epochs']} epochs of {result['settings']['prox_iterations_per_epoch']} steps), one "
-        f"seed, {machine['threads']} threads: {result['seconds'] / 60:.1f} minutes from analysis to predictions, score "
+        f"seed, {machine['threads']} threads: {duration}score "
         f"{result['score']:.3f}. Through Auto3DSeg's own predict, reading and saving included:",
         "",
         *markdown(("subnet", "parameters", "one patch", "one case", "Dice of saved files"), "lrrrr", rows),

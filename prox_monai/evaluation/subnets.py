@@ -159,7 +159,7 @@ def read_rows(path: str | Path, model: str | None = None) -> list[dict[str, Any]
         ValueError: When another line is not a row, or the table holds something else, or rows of another model.
     """
     rows = read_lines(path)
-    if any("model" not in row for row in rows):
+    if model is not None and any("model" not in row for row in rows):
         raise ValueError(f"{path} is no table of evaluated subnets: a row does not say of which model it is.")
     if model is not None and (others := {row["model"] for row in rows} - {model}):
         raise ValueError(f"{path} holds rows of another model ({min(others)}, not {model}); give another file.")

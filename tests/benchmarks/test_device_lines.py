@@ -86,7 +86,8 @@ def test_search(results):
     assert "1.08 times what the networks alone take" in text
 
 
-def test_auto3dseg(results):
+@pytest.mark.parametrize(("seconds", "text_of_it"), [(420.0, "7.0 minutes from analysis to predictions, "), (None, "")])
+def test_auto3dseg(seconds, text_of_it, results):
     folder, write = results
     subnet = {
         "key": "d1-w.25-k3-r.8",
@@ -102,14 +103,14 @@ def test_auto3dseg(results):
             "cases": {"all": 200, "validation": 40},
             "settings": {"num_epochs": 20, "prox_iterations_per_epoch": 40},
             "machine": {"threads": 2},
-            "seconds": 420.0,
+            "seconds": seconds,
             "score": 0.84,
             "subnets": dict.fromkeys(("smallest", "middle", "largest"), subnet),
         },
     )
     text = "\n".join(device_lines.auto3dseg_lines(folder))
     assert "160 training and 40 validation cases" in text
-    assert "7.0 minutes from analysis to predictions, score 0.840" in text
+    assert f"2 threads: {text_of_it}score 0.840" in text
     assert "| smallest `d1-w.25-k3-r.8` | 0.17 M | 20 ms | 0.50 s | 0.810 |" in text
 
 

@@ -191,3 +191,10 @@ def test_a_subnet_that_another_process_evaluates_comes_last(classifier, evaluate
     assert [row["name"] for row in rows] == ["c", "a", "b"]
     assert (scored, len(waited)) == (2, 1)
     assert sorted(row["key"] for row in read_rows(tmp_path / "rows.jsonl")) == sorted(row["key"] for row in rows)
+
+
+def test_another_kind_of_table_is_refused(tmp_path):
+    path = tmp_path / "latency.jsonl"
+    path.write_text('{"kind": "block", "key": "Conv2d"}\n')
+    with pytest.raises(ValueError, match=r"latency.jsonl is no table of evaluated subnets: a row does not say of which"):
+        read_rows(path, "a model")

@@ -27,12 +27,20 @@ def check_input(source: Mapping[str, Any] | str | Path) -> None:
 
     Raises:
         ValueError: When files are missing, images differ in channels, labels are not 0, 1, 2, ..., a class never
-            occurs, or there is one case only; problems of files are counted, and the first ten listed.
+            occurs, there is one case only, or the input lacks a key; problems of files are counted, and the first ten
+            listed.
     """
     source = source if isinstance(source, Mapping) else ConfigParser.load_config_file(str(source))
     names = foreground_names(source)
-    datalist = str(source["datalist"])
-    cases, _ = datafold_read(datalist, str(source["dataroot"]), fold=-1)
+    if absent := [key for key in ("modality", "datalist", "dataroot") if not source.get(key)]:
+        raise ValueError(f"the input must name modality, datalist and dataroot, it lacks {', '.join(absent)}.")
+    datalist, root = str(source["datalist"]), str(source["dataroot"])
+    content = ConfigParser.load_config_file(datalist)
+    if not isinstance(content, Mapping) or "training" not in content:
+        raise ValueError(f"{datalist} must have the key 'training', a list of cases, got {', '.join(content)}.")
+    cases, _ = datafold_read(datalist, root, fold=-1)
+    if content.get("validation") and not any("fold" in case for case in cases):  # else Auto3DSeg does not use them
+        cases += datafold_read(datalist, root, fold=-1, key="validation")[0]
     if len(cases) < 2:
         raise ValueError(
             f"{datalist} must have at least two training cases, one of them to validate, got {len(cases)}."
@@ -54,17 +62,18 @@ def _objections(case: Mapping[str, Any], channels: dict[int, str], labels: set[f
     files = files_of(case["image"])
     if not all(_is_nifti(file) for file in (*files, case["label"])):
         return
-    image, label = nib.load(files[0]), nib.load(case["label"])
-    count = len(files) if len(files) > 1 else (image.shape[3] if len(image.shape) == 4 else 1)
+    shapes, label = [nib.load(file).shape for file in files], nib.load(case["label"])
+    count = len(files) if len(files) > 1 else (shapes[0][3] if len(shapes[0]) == 4 else 1)
     channels.setdefault(count, files[0])
-    values = np.unique(np.asanyarray(label.dataobj))
-    labels.update(values.tolist())
-    if any(value != int(value) for value in values.tolist()):
+    values = [float(value) for value in np.unique(np.asanyarray(label.dataobj))]
+    labels.update(value for value in values if value.is_integer())
+    if not all(value.is_integer() for value in values):  # NaN is none
         yield f"label {case['label']} has values that are no integers."
-    if len(image.shape) < 3 or len(label.shape) < 3:
-        yield f"image {files[0]} must have three spatial axes, and so must its label."
-    elif any(abs(n - m) > _TOLERANCE for n, m in zip(image.shape[:3], label.shape[:3], strict=True)):
-        yield f"label {case['label']} has {label.shape[:3]} voxels, its image {image.shape[:3]}."
+    for file, shape in zip(files, shapes, strict=True):
+        if len(shape) < 3 or len(label.shape) < 3:
+            yield f"image {file} must have three spatial axes, and so must its label."
+        elif any(abs(n - m) > _TOLERANCE for n, m in zip(shape[:3], label.shape[:3], strict=True)):
+            yield f"label {case['label']} has {label.shape[:3]} voxels, its image {file} {shape[:3]}."
 
 
 def _is_nifti(file: str) -> bool:

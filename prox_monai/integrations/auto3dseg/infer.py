@@ -17,6 +17,7 @@ from torch import nn
 from prox_monai.integrations.auto3dseg.data import deterministic_transforms
 from prox_monai.integrations.auto3dseg.engines import sliding_window
 from prox_monai.integrations.auto3dseg.folder import AlgoFolder
+from prox_monai.integrations.auto3dseg.ranks import device_of
 from prox_monai.integrations.monai import SubnetNetwork
 from prox_monai.training.checkpoint import load_checkpoint
 
@@ -52,7 +53,7 @@ class InferClass:
                     "%s predicts with its own subnet: %s is not for it.", folder.root.name, " and ".join(dropped)
                 )
         self.parameters = folder.trained_parameters(given)
-        self.device = _device(int(override.get("rank") or 0))
+        self.device = device_of(int(override.get("rank") or 0))
         budget = 0.0 if given.get("subnet") else self.parameters.max_latency_ms
         names = self.parameters.subnet[:1] if budget else self.parameters.subnet
         self.networks = [_load(folder, name, budget, self.device) for name in names]
@@ -139,7 +140,3 @@ def _options(override: Mapping[str, Any]) -> dict[str, Any]:
             f"{override['subnet']}."
         )
     return {name: override[name] for name in OPTIONS if name in override}
-
-
-def _device(rank: int) -> torch.device:
-    return torch.device(f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")

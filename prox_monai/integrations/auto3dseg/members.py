@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
 from monai.auto3dseg.utils import algo_from_json, algo_to_json
 from monai.bundle import ConfigParser
 from monai.utils import AlgoKeys
 
 from prox_monai.integrations.auto3dseg.folder import CONFIG, SUPERNET_OF, AlgoFolder, write_config
+from prox_monai.integrations.auto3dseg.ranks import device_of
 from prox_monai.integrations.auto3dseg.validate import evaluate_trained
 
 
@@ -36,8 +36,7 @@ def add_subnet(folder: str | Path, subnet: str) -> Path:
     algo, _ = algo_from_json(str(source.root / "algo_object.json"))
     entries = ConfigParser.load_config_file(str(source.progress))
     if not any(subnet in (entry["name"], entry["subnet"]) for entry in entries):
-        device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-        (row,) = evaluate_trained(parameters, source, (subnet,), device)
+        (row,) = evaluate_trained(parameters, source, (subnet,), device_of())
         scored = {"best_avg_dice_score": row["score"] or 0.0, "latency_ms": row["latency_ms"]}
         write_config(source.progress, [{"subnet": row["key"], "name": subnet, **scored}, *entries])
     root = source.root.with_name(f"{source.root.name}_{subnet}")

@@ -74,6 +74,43 @@ def test_a_label_of_another_size(own):
     refused(own.source, r"case_1.nii.gz has \(\d+, \d+, \d+\) voxels, its image")
 
 
+def test_nan_in_a_label(own):
+    rewrite(own.folder / "labelsTr" / "case_1.nii.gz", lambda label: np.where(label == 2, np.nan, label))
+    refused(own.source, "case_1.nii.gz has values that are no integers")
+
+
+def test_cases_under_validation(own, tmp_path):
+    def moved(content):
+        content["validation"] = [content["training"].pop()]
+        for case in content["training"]:
+            del case["fold"]
+
+    changed = own.change(tmp_path / "moved.json", moved)
+    check_input(changed.source)
+    (own.folder / "labelsTr" / "case_4.nii.gz").unlink()
+    refused(changed.source, "label .*case_4.nii.gz does not exist")
+
+
+def test_every_file_of_an_image(own, tmp_path):
+    name = own.folder / "imagesTr" / "case_0.nii.gz"
+    nib.save(nib.load(name), own.folder / "imagesTr" / "second.nii.gz")
+    rewrite(own.folder / "imagesTr" / "second.nii.gz", lambda image: np.pad(image, ((0, 9), (0, 0), (0, 0))))
+    files = ["imagesTr/case_0.nii.gz", "imagesTr/second.nii.gz"]
+    changed = own.change(tmp_path / "two.json", lambda content: content["training"][0].update(image=files))
+    refused(changed.source, r"case_0.nii.gz has .* voxels, its image .*second.nii.gz")
+
+
+@pytest.mark.parametrize("key", ["datalist", "dataroot"])
+def test_an_input_without_a_key(key, own):
+    source = {name: value for name, value in own.source.items() if name != key}
+    refused(source, f"the input must name modality, datalist and dataroot, it lacks {key}")
+
+
+def test_a_datalist_without_training(own, tmp_path):
+    changed = own.change(tmp_path / "other.json", lambda content: content.update(train=content.pop("training")))
+    refused(changed.source, r"other.json must have the key 'training', a list of cases, got testing, train")
+
+
 def test_two_axes(own):
     rewrite(own.folder / "imagesTr" / "case_1.nii.gz", lambda image: image[..., 0])
     refused(own.source, "case_1.nii.gz must have three spatial axes")
