@@ -196,5 +196,7 @@ def test_a_subnet_that_another_process_evaluates_comes_last(classifier, evaluate
 def test_another_kind_of_table_is_refused(tmp_path):
     path = tmp_path / "latency.jsonl"
     path.write_text('{"kind": "block", "key": "Conv2d"}\n')
-    with pytest.raises(ValueError, match=r"latency.jsonl is no table of evaluated subnets: a row does not say of which"):
+    with pytest.raises(
+        ValueError, match=r"latency.jsonl is no table of evaluated subnets: a row does not say of which"
+    ):
         read_rows(path, "a model")
