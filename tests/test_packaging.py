@@ -148,6 +148,6 @@ def test_type_checkers_see_the_public_names():
 def test_extras():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    assert set(extras) == {"nnunet", "monai", "search", "export", "dev", "all"}
-    assert extras["all"] == ["prox-monai[nnunet,monai,search,export]"]
+    assert set(extras) == {"nnunet", "monai", "auto3dseg", "search", "export", "dev", "all"}
+    assert extras["all"] == ["prox-monai[nnunet,monai,auto3dseg,search,export]"]
     assert [line.split(">")[0] for line in project["dependencies"]] == ["torch"]
