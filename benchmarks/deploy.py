@@ -4,7 +4,8 @@
     make bench-deploy MODEL=MODEL_FOLDER
 
 `MODEL_FOLDER` is one of ProXTrainer, for example what `make demo DATA=Task04_Hippocampus` leaves in
-runs/demo/nnUNet_results; nnUNet_preprocessed names the data it was trained on. One thread, one run:
+runs/demo/nnUNet_results; nnUNet_preprocessed names the data it was trained on. What is published is of the family of
+benchmarks/device.yaml, `--fold 1`. One thread, one run:
 
 1. A search on the tuning half of the unseen cases finds subnets with few multiply-adds whose Dice is within 0.01 of the
    largest's; of the ten with the fewest, the one that OpenVINO runs fastest in int8 is chosen.
@@ -43,7 +44,7 @@ from prox_monai.integrations.nnunet.calibration import cases_of
 from prox_monai.integrations.nnunet.compression import Compression
 from prox_monai.integrations.nnunet.deploy import deploy
 from prox_monai.integrations.nnunet.planned import planned_module
-from prox_monai.integrations.nnunet.scoring import CaseScorer
+from prox_monai.integrations.nnunet.scoring import CaseScorer, mean_dice
 from prox_monai.integrations.nnunet.search import Wanted, search_trained
 from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
 from prox_monai.integrations.nnunet.unseen import evaluate_trained, preprocessed_folder, unseen_cases
@@ -75,7 +76,7 @@ def measure(arguments: argparse.Namespace) -> None:
     chosen, tuned = choose(model, arguments.trials, arguments.output / "search", arguments.threads)
     exported = {form: export(model, chosen, form, arguments.output / chosen.name) for form in map("-".join, FORMS)}
     networks = {
-        "planned": planned_module(model),
+        "planned": planned_module(model.plans_manager, model.configuration_name, model.dataset_json),
         "largest": model.supernet.extract(model.space.largest()).eval(),
         "chosen": model.supernet.extract(chosen).eval(),
     }
@@ -162,12 +163,6 @@ def reported(model: TrainedModel, networks: Mapping[str, nn.Module], quantised: 
     scored = {"largest": networks["largest"], "chosen": networks["chosen"], "int8": runtime}
     dice = {name: mean_dice(scorer(network)) for name, network in scored.items()}
     return {"cases": len(cases), **dice}
-
-
-def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:
-    """Return the mean over labels of the mean over cases."""
-    labels = next(iter(scores.values()))
-    return float(torch.tensor([[values[label] for values in scores.values()] for label in labels]).nanmean(1).nanmean())
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ front    Subnets of the U-Net that nnU-Net plans for the hippocampus: depth 1, 2
          little noise that belongs to the subnet. The search and random subnets that meet the limit score equally
          many; compared is the hypervolume that each Pareto set dominates, and the share of the random set that a
          subnet of the search's beats or equals, for five seeds.
-model    `prox-monai search` with a limit, its time, and then `evaluate` without latency on random subnets: its time
-         against that of the same networks' windows alone.
+model    `prox-monai search` with a limit, and its time; `evaluate` without latency on random subnets: its time against
+         that of the same networks' windows alone; the comparison with random subnets once more, with the Dice that the
+         trained subnets have on the tuning half.
 latency  `prox-monai latency` with 50 held-out subnets.
 
-Variables of nnU-Net must be set for `model`: nnUNet_preprocessed.
+The published figures are of the family of benchmarks/device.yaml, fold 1. `model` needs nnU-Net's variable
+nnUNet_preprocessed.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ RESULTS = Path(__file__).parent / "results"
 CHANNELS, PATCH = (32, 64, 128, 256), (1, 40, 56, 40)
 SHARE = 0.1  # of the largest's multiply-adds that a subnet may have
 NOISE = 0.002
+SEEDS = range(5)
 
 Points = list[tuple[float, float]]
 
@@ -80,23 +83,33 @@ def dominated(ours: Points, theirs: Points) -> float:
     return statistics.fmean(any(c <= cost and v >= value for c, v in ours) for cost, value in front)
 
 
-def compare_fronts(supernet: Supernet, trials: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
+def compare_fronts(
+    supernet: Supernet,
+    count: Callable[[SubnetConfig], int],
+    dice: Callable[[SubnetConfig], float],
+    trials: int,
+    seeds: Sequence[int],
+    share: float = SHARE,
+) -> list[dict[str, Any]]:
     """Search and draw at random under one limit, once per seed; returns a row for each.
 
     Args:
         supernet: where the subnets come from.
+        count: multiply-adds of a subnet.
+        dice: of a subnet.
         trials: number of subnets that the search may try.
         seeds: of both.
+        share: of the largest's multiply-adds that a subnet may have.
     """
-    space, count = supernet.space, MultiplyAdds(supernet, PATCH)
-    limit = SHARE * count(space.largest())
-    worst = (limit, synthetic_dice(space.smallest()) - 0.01)
+    space = supernet.space
+    limit = share * count(space.largest())
+    worst = (limit, dice(space.smallest()) - 0.01)
     rows = []
     for seed in seeds:
         scored: Points = []
 
         def score(config: SubnetConfig, scored: Points = scored) -> float:
-            scored.append((count(config), synthetic_dice(config)))
+            scored.append((count(config), dice(config)))
             return scored[-1][1]
 
         problem = Problem(
@@ -110,7 +123,7 @@ def compare_fronts(supernet: Supernet, trials: int, seeds: Sequence[int]) -> lis
         start = time.perf_counter()
         search(problem, trials=trials, seed=seed)
         seconds = time.perf_counter() - start
-        drawn = _random_points(space, count, limit, len(scored), seed)
+        drawn = [(count(config), dice(config)) for config in _drawn(space, count, limit, len(scored), seed)]
         ours, theirs = (hypervolume(points, worst) for points in (scored, drawn))
         rows.append(
             {
@@ -119,29 +132,30 @@ def compare_fronts(supernet: Supernet, trials: int, seeds: Sequence[int]) -> lis
                 "hypervolume": ours / limit,
                 "random_hypervolume": theirs / limit,
                 "random_front_beaten": dominated(scored, drawn),
-                "seconds_without_scoring": seconds,
+                "seconds": seconds,
             }
         )
     return rows
 
 
-def _random_points(
-    space: SearchSpace, count: Callable[[SubnetConfig], int], limit: float, points: int, seed: int
-) -> Points:
+def _drawn(
+    space: SearchSpace, count: Callable[[SubnetConfig], int], limit: float, subnets: int, seed: int
+) -> list[SubnetConfig]:
     """Distinct random subnets that meet the limit; those that do not cost nothing."""
-    rng, found = random.Random(f"random:{seed}"), dict[SubnetConfig, tuple[float, float]]()
-    while len(found) < points:
+    rng, found = random.Random(f"random:{seed}"), dict[SubnetConfig, None]()
+    while len(found) < subnets:
         config = space.sample(rng)
-        if config not in found and (macs := count(config)) <= limit:
-            found[config] = (macs, synthetic_dice(config))
-    return list(found.values())
+        if count(config) <= limit:
+            found[config] = None
+    return list(found)
 
 
-def measure_search(folder: str, limit_share: float, trials: int) -> dict[str, Any]:
+def measure_search(folder: str, fold: int, limit_share: float, trials: int) -> dict[str, Any]:
     """Search a trained model under a limit on multiply-adds, in a new folder.
 
     Args:
         folder: nnU-Net's model folder.
+        fold: of the model.
         limit_share: of the largest subnet's multiply-adds.
         trials: number of subnets to try at most.
     """
@@ -149,7 +163,7 @@ def measure_search(folder: str, limit_share: float, trials: int) -> dict[str, An
     from prox_monai.integrations.nnunet.trained import load_trained
     from prox_monai.integrations.nnunet.unseen import preprocessed_folder
 
-    model = load_trained(folder)
+    model = load_trained(folder, fold)
     costs = model.multiply_adds()
     at_most = {"macs": limit_share * costs(model.space.largest())}
     with tempfile.TemporaryDirectory() as output:
@@ -171,18 +185,44 @@ def measure_search(folder: str, limit_share: float, trials: int) -> dict[str, An
     }
 
 
-def measure_throughput(folder: str, subnets: int) -> dict[str, Any]:
+def measure_fronts(folder: str, fold: int, limit_share: float, trials: int) -> list[dict[str, Any]]:
+    """Compare searches of a trained model with random subnets; what one of them scored, others do not score again.
+
+    Args:
+        folder: nnU-Net's model folder.
+        fold: of the model.
+        limit_share: of the largest subnet's multiply-adds.
+        trials: number of subnets that each search may try.
+    """
+    from prox_monai.integrations.nnunet.trained import load_trained
+    from prox_monai.integrations.nnunet.unseen import preprocessed_folder, trained_evaluator
+
+    model = load_trained(folder, fold)
+    with tempfile.TemporaryDirectory() as output:
+        evaluate = trained_evaluator(
+            model, preprocessed_folder(model, os.environ), Path(output, "rows.jsonl"), half="tuning", repeats=0
+        )
+
+        def dice(config: SubnetConfig) -> float:
+            (row,) = evaluate([(config.name, config)])
+            return row["dice"]
+
+        return compare_fronts(model.supernet, model.multiply_adds(), dice, trials, SEEDS, limit_share)
+
+
+def measure_throughput(folder: str, fold: int, subnets: int) -> dict[str, Any]:
     """Evaluate random subnets without latency, and run the same networks on the same windows alone.
 
     Args:
         folder: nnU-Net's model folder.
+        fold: of the model.
         subnets: how many.
     """
     from prox_monai.integrations.nnunet.trained import load_trained
     from prox_monai.integrations.nnunet.unseen import preprocessed_folder, trained_evaluator
     from prox_monai.search.sampling import random_subnets
 
-    model = load_trained(folder)
+    model = load_trained(folder, fold)
     alone = {"seconds": 0.0, "windows": 0}
     named = [(config.name, config) for config in random_subnets(model.space, subnets, seed=1)]
     with tempfile.TemporaryDirectory() as output:
@@ -240,7 +280,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("front", "model", "latency"))
     parser.add_argument("model", nargs="?", metavar="MODEL_FOLDER")
+    parser.add_argument("--fold", type=int, default=0, help="of the model, default: %(default)s")
     parser.add_argument("--trials", type=int, default=400, help="of a search, default: %(default)s")
+    help = "of each search that is compared with random subnets, `model` only, default: %(default)s"
+    parser.add_argument("--compared", type=int, default=100, metavar="TRIALS", help=help)
     parser.add_argument("--share", type=float, default=SHARE, help="of the largest's multiply-adds, `model` only")
     parser.add_argument("--subnets", type=int, default=20, help="whose evaluation is timed, `model` only")
     parser.add_argument("--runtime", nargs="+", default=["torch", "onnxruntime", "openvino", "openvino-int8"])
@@ -261,14 +304,15 @@ def main() -> None:
         result = _latency(arguments)
     elif arguments.what == "model":
         result = {
-            "search": measure_search(arguments.model, arguments.share, arguments.trials),
-            "throughput": measure_throughput(arguments.model, arguments.subnets),
+            "search": measure_search(arguments.model, arguments.fold, arguments.share, arguments.trials),
+            "throughput": measure_throughput(arguments.model, arguments.fold, arguments.subnets),
+            "fronts": measure_fronts(arguments.model, arguments.fold, arguments.share, arguments.compared),
         }
         print(json.dumps(result, indent=1))
     else:
         supernet = millions(2 if arguments.quick else len(CHANNELS))
-        trials, seeds = (40, range(1)) if arguments.quick else (arguments.trials, range(5))
-        rows = compare_fronts(supernet, trials, seeds)
+        trials, seeds = (40, range(1)) if arguments.quick else (arguments.trials, SEEDS)
+        rows = compare_fronts(supernet, MultiplyAdds(supernet, PATCH), synthetic_dice, trials, seeds)
         result = {
             "space_size": supernet.space.size(),
             "dice": "synthetic",
@@ -292,7 +336,8 @@ def _latency(arguments: argparse.Namespace) -> dict[str, Any]:
 
     Path(arguments.table).parent.mkdir(parents=True, exist_ok=True)
     options = ["--threads", str(arguments.threads), "--output", arguments.table, "--validate", "50"]
-    if command(["latency", arguments.model, "--runtime", *arguments.runtime, *options], commands=COMMANDS):
+    model = [arguments.model, "--fold", str(arguments.fold)]
+    if command(["latency", *model, "--runtime", *arguments.runtime, *options], commands=COMMANDS):
         raise SystemExit(2)
     found = []
     for conditions in table_conditions(arguments.table, threads=arguments.threads):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, fold, positive
 from prox_monai.commands.command import SUBNET, Command, extra
+from prox_monai.export.formats import RUNTIMES_IN_32_BITS
 
 if TYPE_CHECKING:
     from prox_monai.integrations.nnunet.case_predictor import Predicted
@@ -83,7 +84,7 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", metavar="FILE", help="of prox-monai evaluate, or front.json of search")
     parser.add_argument("--fold", default=0, type=fold, help="default: %(default)s")
     help = "of a subnet that is not exported, default: the table's, or torch"
-    parser.add_argument("--runtime", choices=("torch", "onnxruntime", "openvino"), help=help)
+    parser.add_argument("--runtime", choices=RUNTIMES_IN_32_BITS, help=help)
     help = "one pass per window instead of nnU-Net's average over mirrored images"
     parser.add_argument("--no-mirroring", dest="mirroring", action="store_false", help=help)
     parser.add_argument("--threads", type=at_least_one, metavar="N", help="CPU threads, default: the runtime's choice")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, count, model_arguments, positive
 from prox_monai.commands.command import Command, device_argument, extra
+from prox_monai.export.formats import RUNTIMES
 
 if TYPE_CHECKING:
     from prox_monai.integrations.nnunet.search import Found
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from prox_monai.search.latency import Conditions, MakeRuntime
     from prox_monai.search.predictor import LatencyPredictor, SubnetLatency
 
-RUNTIMES = ("torch", "onnxruntime", "openvino", "openvino-int8")
 _LIMITS = {
     "latency_ms": "of one patch, batch 1; needs --latency-table",
     "params": "number of parameters",

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 _LINEAR = {2: "bilinear", 3: "trilinear"}
 
+Resize = Callable[[Tensor, Sequence[int]], Tensor]
+
 
 def scaled_size(size: Sequence[int], stride: Sequence[int], resolution: float) -> tuple[int, ...]:
     """Return the size at which an input is processed, in voxels.
@@ -44,8 +46,17 @@ def check_resolutions(resolutions: Sequence[float], size: Sequence[int], stride:
         seen[scaled] = resolution
 
 
+def resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Interpolate ``(B, C, *spatial)`` linearly to ``(B, C, *size)``; 2-D or 3-D."""
+    return F.interpolate(x, size=tuple(size), mode=_LINEAR[len(size)], align_corners=False)
+
+
 def at_resolution(
-    network: Callable[[Tensor], Tensor | list[Tensor]], x: Tensor, stride: Sequence[int], resolution: float
+    network: Callable[[Tensor], Tensor | list[Tensor]],
+    x: Tensor,
+    stride: Sequence[int],
+    resolution: float,
+    resize: Resize = resized,
 ) -> Tensor | list[Tensor]:
     """Resize the input, run the network, resize each output back to its own native size.
 
@@ -55,39 +66,42 @@ def at_resolution(
         x: input of shape ``(B, C, *spatial)``.
         stride: product of strides per spatial axis.
         resolution: fraction of the native size.
+        resize: maps ``(B, C, *spatial)`` and a size to ``(B, C, *size)``.
     """
     native = tuple(x.shape[2:])
     size = scaled_size(native, stride, resolution)
     if size == native:
         return network(x)
-    outputs = network(_resize(x, size))
-    if isinstance(outputs, Tensor):
-        return _to_native(outputs, size, native)
-    return [_to_native(output, size, native) for output in outputs]
+    outputs = network(resize(x, size))
 
+    def to_native(output: Tensor) -> Tensor:
+        if output.ndim != len(native) + 2:
+            return output
+        return resize(output, [o * n // s for o, n, s in zip(output.shape[2:], native, size, strict=True)])
 
-def _to_native(output: Tensor, size: Sequence[int], native: Sequence[int]) -> Tensor:
-    if output.ndim != len(native) + 2:
-        return output
-    return _resize(output, [o * n // s for o, n, s in zip(output.shape[2:], native, size, strict=True)])
-
-
-def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(x, size=tuple(size), mode=_LINEAR[len(size)], align_corners=False)
+    return to_native(outputs) if isinstance(outputs, Tensor) else [to_native(output) for output in outputs]
 
 
 class AtResolution(nn.Module):
-    """A plain network that processes its input at a fraction of the resolution."""
+    """A plain network that processes its input at a fraction of the resolution.
 
-    def __init__(self, network: nn.Module, stride: Sequence[int], resolution: float) -> None:
+    Args:
+        network: as of :func:`at_resolution`, like the others.
+        stride: product of strides per spatial axis.
+        resolution: fraction of the native size.
+        resize: a function, or a module without trained weights.
+    """
+
+    def __init__(self, network: nn.Module, stride: Sequence[int], resolution: float, resize: Resize = resized) -> None:
         super().__init__()
         self.network = network
         self.stride = tuple(stride)
         self.resolution = resolution
+        self.resize = resize
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Map ``(B, C, *spatial)`` to the network's outputs at their native sizes."""
-        return at_resolution(self.network, x, self.stride, self.resolution)
+        return at_resolution(self.network, x, self.stride, self.resolution, self.resize)
 
 
 def without_resolution(network: nn.Module) -> nn.Module:

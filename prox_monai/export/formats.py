@@ -1,4 +1,4 @@
-"""The formats, and the precisions that each is written in."""
+"""The formats with the precisions that each is written in, and the runtimes, by name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "torch": ("fp32",),
 }
 PRECISIONS = ("fp32", "fp16", "int8")
+RUNTIMES_IN_32_BITS = ("torch", "onnxruntime", "openvino")
+RUNTIMES = (*RUNTIMES_IN_32_BITS, "openvino-int8")
 
 _TIMED = {
     ("onnx", "fp32"): "onnxruntime",

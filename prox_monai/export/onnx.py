@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prox_monai.export.absent import named_extra
+from prox_monai.export.fixed_size import at_fixed_size
 
 FILE = "model.onnx"
 
@@ -40,7 +40,7 @@ def write_onnx(network: nn.Module, input_shape: Sequence[int], folder: str | Pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
         program = torch.onnx.export(
-            copy.deepcopy(network).eval(),
+            at_fixed_size(network, input_shape),
             (torch.zeros(1, *input_shape),),
             dynamo=True,
             verbose=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prox_monai.export.absent import named_extra
+from prox_monai.export.fixed_size import at_fixed_size
 
 if TYPE_CHECKING:
     import openvino
@@ -36,7 +36,7 @@ def convert_openvino(network: nn.Module, input_shape: Sequence[int]) -> openvino
     x = torch.zeros(1, *input_shape)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of tracing: the shape is fixed, as it is meant
-        return openvino.convert_model(copy.deepcopy(network).eval(), example_input=x, input=list(x.shape))
+        return openvino.convert_model(at_fixed_size(network, input_shape), example_input=x, input=list(x.shape))
 
 
 def save_openvino(model: openvino.Model, folder: str | Path, *, compressed: bool) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import os
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prox_monai.export.absent import named_extra
+from prox_monai.export.fixed_size import at_fixed_size
 from prox_monai.export.openvino import OpenVinoRuntime
 from prox_monai.export.runtime import Runtime
 
@@ -41,7 +41,7 @@ def quantize_openvino(model: openvino.Model, patches: Patches) -> openvino.Model
         ValueError: When there is no patch.
     """
     with _nncf(patches) as nncf:
-        return nncf.quantize(model, _dataset(nncf, patches), subset_size=len(patches))
+        return nncf.quantize(model, _dataset(nncf, patches), subset_size=len(patches), ignored_scope=_resizing(nncf))
 
 
 def quantize_within(
@@ -77,6 +77,7 @@ def quantize_within(
             max_drop=max_drop,
             drop_type=nncf.DropType.ABSOLUTE,
             subset_size=len(patches),
+            ignored_scope=_resizing(nncf),
         )
 
 
@@ -94,13 +95,24 @@ def quantize_trainable(network: nn.Module, patches: Patches) -> nn.Module:
         ValueError: When there is no patch.
     """
     os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "600")  # seconds; a small processor compiles longer than 60
+    shape = next(iter(patches)).shape[1:] if patches else ()
     with _nncf(patches) as nncf, uncompiled():
-        return nncf.quantize(copy.deepcopy(network).eval(), nncf.Dataset(patches), subset_size=len(patches))
+        return nncf.quantize(
+            at_fixed_size(network, shape),
+            nncf.Dataset(patches),
+            subset_size=len(patches),
+            ignored_scope=_resizing(nncf),
+        )
 
 
 def uncompiled() -> AbstractContextManager:
     """Return a context without ``torch.compile``: NNCF compiles its small functions for every shape, a second each."""
     return torch.compiler.set_stance("force_eager")
+
+
+def _resizing(nncf: Any) -> Any:
+    """The layers that stay in floating point: those that resize, if there are any; 8 bits would blur the image."""
+    return nncf.IgnoredScope(patterns=[".*resize.*"], validate=False)
 
 
 def _dataset(nncf: Any, patches: Patches) -> Any:

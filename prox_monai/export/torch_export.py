@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from prox_monai.export.fixed_size import at_fixed_size
 
 FILE = "model.pt2"
 
@@ -26,7 +27,7 @@ def write_torch(network: nn.Module, input_shape: Sequence[int], folder: str | Pa
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
-        program = torch.export.export(copy.deepcopy(network).eval(), (torch.zeros(1, *input_shape),))
+        program = torch.export.export(at_fixed_size(network, input_shape), (torch.zeros(1, *input_shape),))
         torch.export.save(program, Path(folder, FILE))
     return FILE
 

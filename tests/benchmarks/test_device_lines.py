@@ -76,6 +76,7 @@ def test_search(results):
         {
             "search": {"space_size": 65536, "scored": 300, "seconds": 300.0},
             "throughput": {"ratio": 1.08},
+            "fronts": seeds[:1],
         },
     )
     text = "\n".join(device_lines.search_lines(folder))
@@ -84,6 +85,7 @@ def test_search(results):
     assert "for 1 of 2 seeds; of the random subnets' front it beats or equals 50% to 100%" in text
     assert "scored 300 in 5.0 minutes" in text
     assert "1.08 times what the networks alone take" in text
+    assert "dominates a larger hypervolume than as many random subnets for 1 of 1 seeds" in text
 
 
 @pytest.mark.parametrize(("seconds", "text_of_it"), [(420.0, "7.0 minutes from analysis to predictions, "), (None, "")])

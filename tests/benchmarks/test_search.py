@@ -7,6 +7,8 @@ import sys
 import pytest
 import search
 
+from prox_monai.evaluation.multiply_adds import MultiplyAdds
+
 optuna = pytest.importorskip("optuna")
 
 
@@ -32,7 +34,8 @@ def test_dominated_share():
 
 def test_the_search_beats_random_subnets_that_are_scored_as_often():
     supernet = search.millions(2)
-    (row,) = search.compare_fronts(supernet, 100, [0])
+    count = MultiplyAdds(supernet, search.PATCH)
+    (row,) = search.compare_fronts(supernet, count, search.synthetic_dice, 100, [0])
     assert 60 < row["scored"] <= 100
     assert row["hypervolume"] > row["random_hypervolume"]
     assert 0 <= row["random_front_beaten"] <= 1
@@ -45,7 +48,7 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     search.main()
     assert "SYNTHETIC" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(search, "compare_fronts", lambda supernet, trials, seeds: [])
+    monkeypatch.setattr(search, "compare_fronts", lambda *arguments: [])
     monkeypatch.setattr(sys, "argv", ["search.py", "front"])
     search.main()
     assert json.loads((tmp_path / "search_front.json").read_text())["dice"] == "synthetic"

@@ -42,6 +42,15 @@ def test_after_training(networks, shape, patches, tmp_path, capsys):
     assert parity.agreement > 0.9
 
 
+def test_resizing_stays_in_floating_point(networks, shape, patches):
+    """A resolution below 1 adds no layer in 8 bits: as many quantisers as at full resolution."""
+    plain, half = (quantize_openvino(convert_openvino(networks[name], shape), patches) for name in ("plain", "half"))
+    assert quantisers(half) == quantisers(plain)
+    operations = [operation.get_type_name() for operation in half.get_ops()]
+    assert operations.count("MatMul") == 6
+    assert "Interpolate" not in operations
+
+
 def test_within_a_limit_that_nothing_exceeds(networks, shape, patches):
     model = quantize_within(
         convert_openvino(networks["plain"], shape),
@@ -66,10 +75,11 @@ def test_within_a_limit_that_only_the_plain_network_meets(networks, shape, patch
     assert quantisers(kept) < quantisers(full)
 
 
-def test_in_training(networks, shape, patches, monkeypatch):
+@pytest.mark.parametrize("name", ["plain", "half"])
+def test_in_training(name, networks, shape, patches, monkeypatch):
     monkeypatch.setattr(cpp_extension, "load", None)  # NNCF falls back on torch where nothing can be compiled
-    network = quantize_trainable(networks["plain"], Again(patches))
-    assert not any(hasattr(module, "__nncf__") for module in networks["plain"].modules())
+    network = quantize_trainable(networks[name], Again(patches))
+    assert not any(hasattr(module, "__nncf__") for module in networks[name].modules())
     with uncompiled():
         network(patches[0]).square().mean().backward()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]

@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from prox_monai.integrations.nnunet.scoring import CaseScorer
+from prox_monai.integrations.nnunet.scoring import CaseScorer, mean_dice
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.integrations.nnunet.unseen import preprocessed_folder, unseen_cases
 from prox_monai.integrations.nnunet.windows import patches_of
@@ -77,12 +76,6 @@ class CalibrationPatches:
 
     def __len__(self) -> int:
         return self.count if self.cases.training else 0
-
-
-def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:
-    """Return the mean over labels of the mean over cases, without those that are NaN; NaN if nothing is left."""
-    values = torch.tensor([list(labels.values()) for labels in scores.values()])
-    return float(values.nanmean(0).nanmean())
 
 
 def cases_of(model: TrainedModel, environment: Mapping[str, str]) -> Cases:

@@ -15,8 +15,9 @@ from prox_monai.export.formats import PRECISIONS
 from prox_monai.export.openvino import OpenVinoRuntime, convert_openvino, save_openvino
 from prox_monai.export.quantize import quantize_openvino, quantize_trainable, quantize_within, uncompiled
 from prox_monai.export.runtime import Runtime, RuntimeNetwork
-from prox_monai.integrations.nnunet.calibration import Cases, mean_dice
+from prox_monai.integrations.nnunet.calibration import Cases
 from prox_monai.integrations.nnunet.finetune import finetune
+from prox_monai.integrations.nnunet.scoring import mean_dice
 from prox_monai.training.distillation import Distillation
 
 if TYPE_CHECKING:

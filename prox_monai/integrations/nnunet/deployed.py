@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from prox_monai.export.description import FILE as DESCRIPTION
+from prox_monai.export.description import file_digest
 from prox_monai.export.exported import load_exported
+from prox_monai.export.formats import RUNTIMES_IN_32_BITS
 from prox_monai.export.runtime import RuntimeNetwork
 from prox_monai.export.runtimes import make_runtime
 from prox_monai.integrations.nnunet.checkpoint import read_stock
+from prox_monai.integrations.nnunet.planned import planned_module
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.space import SubnetConfig
 
-RUNTIMES_IN_32_BITS = ("torch", "onnxruntime", "openvino")
 _CHECKPOINT = "checkpoint_final.pth"
 
 
@@ -159,21 +159,12 @@ def from_stock(folder: str | Path, fold: int | str = 0) -> Deployed:
     content = read_stock(path)
     plans = json.loads((folder / "plans.json").read_text())
     dataset_json = json.loads((folder / "dataset.json").read_text())
-    manager, name = PlansManager(plans), content["init_args"]["configuration"]
-    configuration = manager.get_configuration(name)
-    network = get_network_from_plans(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        determine_num_input_channels(manager, configuration, dataset_json),
-        manager.get_label_manager(dataset_json).num_segmentation_heads,
-        deep_supervision=False,
-    )
+    name = content["init_args"]["configuration"]
+    network = planned_module(PlansManager(plans), name, dataset_json)
     network.load_state_dict(content["network_weights"])
     axes = content.get("inference_allowed_mirroring_axes")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    axes = None if axes is None else tuple(axes)
-    return Deployed(network.eval(), plans, dataset_json, name, axes, _about_torch("stock", digest))
+    axes, about = None if axes is None else tuple(axes), _about_torch("stock", file_digest(path)[:12])
+    return Deployed(network, plans, dataset_json, name, axes, about)
 
 
 def stock_folds(folder: str | Path) -> list[str]:

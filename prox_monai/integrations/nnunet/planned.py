@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from prox_monai.evaluation.cost import latency, multiply_adds, parameters
+from prox_monai.integrations.nnunet.scoring import mean_dice
 from prox_monai.integrations.nnunet.trained import TrainedModel
 
 _PLANNED = "nnU-Net, as planned"
@@ -29,7 +32,7 @@ def planned_network(model: TrainedModel, rows: Sequence[Mapping[str, Any]], stoc
         FileNotFoundError: When there is no such file.
         ValueError: When it lacks a case.
     """
-    network = planned_module(model)
+    network = planned_module(model.plans_manager, model.configuration_name, model.dataset_json)
     return {
         "name": _PLANNED,
         "parameters": parameters(network),
@@ -49,15 +52,15 @@ def _latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) ->
         torch.set_num_threads(before)
 
 
-def planned_module(model: TrainedModel) -> nn.Module:
-    """Return the network that nnU-Net plans for the data of a model, with its initial weights."""
-    configuration = model.configuration
+def planned_module(plans: PlansManager, configuration_name: str, dataset_json: dict[str, Any]) -> nn.Module:
+    """Return the network that plans describe, with its initial weights, in evaluation mode."""
+    configuration = plans.get_configuration(configuration_name)
     return get_network_from_plans(
         configuration.network_arch_class_name,
         configuration.network_arch_init_kwargs,
         configuration.network_arch_init_kwargs_req_import,
-        model.input_shape[0],
-        model.labels.num_segmentation_heads,
+        determine_num_input_channels(plans, configuration, dataset_json),
+        plans.get_label_manager(dataset_json).num_segmentation_heads,
         deep_supervision=False,
     ).eval()
 
@@ -67,10 +70,11 @@ def _validated_dice(fold: Path, cases: Mapping[str, float]) -> float:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; {fold} should be a fold that nnU-Net trained and validated.")
     found = {
-        Path(case["prediction_file"]).name.partition(".")[0]: [label["Dice"] for label in case["metrics"].values()]
+        Path(case["prediction_file"]).name.partition(".")[0]: {
+            label: values["Dice"] for label, values in case["metrics"].items()
+        }
         for case in json.loads(path.read_text(encoding="utf-8"))["metric_per_case"]
     }
     if missing := sorted(cases.keys() - found.keys()):
         raise ValueError(f"{path} lacks {len(missing)} of the cases that subnets were scored on, such as {missing[0]}.")
-    per_label = torch.tensor([found[case] for case in cases], dtype=torch.float64)
-    return float(per_label.nanmean(0).nanmean())
+    return mean_dice({case: found[case] for case in cases})

@@ -194,6 +194,12 @@ def _surface(
     return surface_scores(*masks, [float(step) for step in spacing][int(flat) :], tolerance_mm)
 
 
+def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float:
+    """Return the mean over labels of the mean over cases, without those that are NaN; NaN if nothing is left."""
+    values = torch.tensor([list(labels.values()) for labels in scores.values()], dtype=torch.float64)
+    return float(values.nanmean(0).nanmean())
+
+
 def fold_cases(preprocessed: str | Path, fold: int | str) -> list[str]:
     """Return the validation cases of a fold, sorted by name.
 

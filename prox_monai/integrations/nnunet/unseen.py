@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from prox_monai.evaluation.cost import device_name, multiply_adds, parameters
 from prox_monai.evaluation.subnets import evaluate_subnets, read_rows, split_cases
 from prox_monai.integrations.nnunet.export import extract_at_full_resolution
-from prox_monai.integrations.nnunet.scoring import CaseScorer, fold_cases
+from prox_monai.integrations.nnunet.scoring import CaseScorer, fold_cases, mean_dice
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.space import SubnetConfig
 
@@ -140,9 +139,7 @@ def dice_at_full_resolution(model: TrainedModel, config: SubnetConfig, environme
     """
     preprocessed = preprocessed_folder(model, environment)
     scorer = CaseScorer(model, preprocessed, unseen_cases(preprocessed, model.fold, "reporting"))
-    scores = scorer(extract_at_full_resolution(model, config)).values()
-    per_label = [np.nanmean([values[label] for values in scores]) for label in next(iter(scores))]
-    return float(np.nanmean(per_label))
+    return mean_dice(scorer(extract_at_full_resolution(model, config)))
 
 
 def choose_device(name: str) -> str:

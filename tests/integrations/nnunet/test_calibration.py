@@ -10,8 +10,8 @@ import pytest
 
 from prox_monai.evaluation.subnets import split_cases
 from prox_monai.integrations.nnunet import calibration
-from prox_monai.integrations.nnunet.calibration import PARITY_PATCHES, cases_of, mean_dice
-from prox_monai.integrations.nnunet.scoring import fold_cases
+from prox_monai.integrations.nnunet.calibration import PARITY_PATCHES, cases_of
+from prox_monai.integrations.nnunet.scoring import fold_cases, mean_dice
 from prox_monai.integrations.nnunet.unseen import evaluate_trained
 
 
