@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,14 @@ def save_openvino(model: openvino.Model, folder: str | Path, *, compressed: bool
     return FILE, WEIGHTS
 
 
+@cache
+def _core() -> openvino.Core:
+    """One for the process, never destroyed: see :mod:`prox_monai.export.signal_stack`."""
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoRuntime:
     """OpenVINO on the CPU, tuned for latency.
 
@@ -74,14 +83,14 @@ class OpenVinoRuntime:
 
     def __init__(self, path: str | Path | openvino.Model, threads: int | None = None, *, exact: bool = True) -> None:
         with named_extra("runtime openvino"):
-            import openvino
+            import openvino  # noqa: F401  says what to install
 
         options: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY"}
         options |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         options |= {"INFERENCE_PRECISION_HINT": "f32"} if exact else {}
         source = str(path) if isinstance(path, str | Path) else path
         try:
-            self._adopt(openvino.Core().compile_model(source, "CPU", options))
+            self._adopt(_core().compile_model(source, "CPU", options))
         except RuntimeError as error:
             raise ValueError(f"{path} is not a model that OpenVINO can run: {error}") from error
 

@@ -16,6 +16,7 @@ from prox_monai.export.absent import named_extra
 from prox_monai.export.fixed_size import at_fixed_size
 from prox_monai.export.openvino import OpenVinoRuntime
 from prox_monai.export.runtime import Runtime
+from prox_monai.export.signal_stack import kept_signal_stack
 
 if TYPE_CHECKING:
     import openvino
@@ -130,7 +131,7 @@ def _nncf(patches: Patches) -> Iterator[Any]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()), kept_signal_stack():
             yield nncf
     finally:
         logger.setLevel(level)
