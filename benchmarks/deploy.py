@@ -2,6 +2,7 @@
 
     python benchmarks/deploy.py --model MODEL_FOLDER
     make bench-deploy MODEL=MODEL_FOLDER
+    ONEDNN_MAX_CPU_ISA=AVX2_VNNI python benchmarks/deploy.py --model MODEL_FOLDER       a laptop's instructions
 
 `MODEL_FOLDER` is one of ProXTrainer, for example what `make demo DATA=Task04_Hippocampus` leaves in
 runs/demo/nnUNet_results; nnUNet_preprocessed names the data it was trained on. What is published is of the family of
@@ -15,7 +16,8 @@ benchmarks/device.yaml, `--fold 1`. One thread, one run:
 4. What is reported was not chosen on: Dice of the largest, of the chosen, and of its int8 form on the reporting half.
 
 What is done is not done again. Results go to benchmarks/results/deploy.json and into README.md. Leave the machine alone
-while it runs.
+while it runs. Servers multiply matrices in 8 bits in units (AMX) that no laptop has. oneDNN, with which both torch and
+OpenVINO compute, takes its instructions from ONEDNN_MAX_CPU_ISA, where it is set: the results of each set have a file.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from comparison.workplace import environment
 from torch import nn
 from tqdm import tqdm
 
-from prox_monai.evaluation.cost import multiply_adds, parameters
+from prox_monai.evaluation.cost import device_name, multiply_adds, parameters
 from prox_monai.export.exported import load_exported
 from prox_monai.export.runtimes import RUNTIMES, make_runtime
 from prox_monai.export.timing import side_by_side
@@ -50,7 +52,8 @@ from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
 from prox_monai.integrations.nnunet.unseen import evaluate_trained, preprocessed_folder, unseen_cases
 from prox_monai.space import SubnetConfig
 
-RESULTS = Path(__file__).parent / "results" / "deploy.json"
+RESULTS = Path(__file__).parent / "results"
+INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
 WITHIN = 0.01  # Dice
 CANDIDATES = 10
 QUANTISED = "openvino-int8"
@@ -97,11 +100,16 @@ def measure(arguments: argparse.Namespace) -> None:
         "exported": exported,
         "reporting": reported(model, networks, arguments.output / chosen.name / "openvino-int8"),
         "threads": arguments.threads,
-        "machine": environment(),
+        "machine": {"device": device_name("cpu"), "instructions": os.environ.get(INSTRUCTIONS), **environment()},
     }
-    write_json(result, RESULTS)
+    write_json(result, results_file(os.environ.get(INSTRUCTIONS)))
     update_readme.write_readme()
-    print("\n".join(device_lines.deploy_lines(RESULTS.parent)))
+    print("\n".join(device_lines.deploy_lines(RESULTS)))
+
+
+def results_file(instructions: str | None) -> Path:
+    """Return the file of the results with these instructions; with all that the processor has, if none are given."""
+    return RESULTS / f"deploy{'_' + instructions.lower() if instructions else ''}.json"
 
 
 def choose(model: TrainedModel, trials: int, folder: Path, threads: int) -> tuple[SubnetConfig, dict[str, Any]]:

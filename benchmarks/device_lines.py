@@ -44,10 +44,11 @@ def auto3dseg_lines(results: Path) -> list[str]:
 
 
 def deploy_lines(results: Path) -> list[str]:
-    """Return the lines on the subnet for a device, if it was measured."""
-    result = _read(results / "deploy.json")
-    if result is None:
-        return []
+    """Return the lines on the subnet for a device, with each set of instructions that was measured."""
+    return [line for path in sorted(results.glob("deploy*.json")) for line in _deploy_lines(_read(path))]
+
+
+def _deploy_lines(result: Mapping[str, Any]) -> list[str]:
     rows = [
         (
             name,
@@ -57,16 +58,18 @@ def deploy_lines(results: Path) -> list[str]:
         )
         for name, row in result["networks"].items()
     ]
-    reported, threads = result["reporting"], result["threads"]
+    reported, threads, machine = result["reporting"], result["threads"], result["machine"]
     planned, chosen = (result["networks"][name]["latency_ms"] for name in ("planned", "chosen"))
+    limit = machine["instructions"]
+    only = f" with no other instructions than those of {limit} (`ONEDNN_MAX_CPU_ISA`)" if limit else ""
     return [
         "",
-        f"`make bench-deploy MODEL=...`: {result['dataset']}, one patch, {threads} thread{'s' * (threads > 1)}, all in "
-        f"one run. Chosen on the tuning half, of {result['tuning']['subnets']} subnets that a search tried, was "
-        f"`{result['subnet']}`, within 0.01 Dice of the largest and the fastest in int8 of the ten cheapest. On "
-        f"the other {reported['cases']} unseen cases the largest has {reported['largest']:.3f}, the chosen "
-        f"one {reported['chosen']:.3f}, in int8 {reported['int8']:.3f}. In int8 it takes "
-        f"{planned['torch'] / chosen['openvino-int8']:.0f} times less time than nnU-Net's planned network in "
+        f"`make bench-deploy MODEL=...` on {machine['device']}{only}: {result['dataset']}, one patch, {threads} "
+        f"thread{'s' * (threads > 1)}, all in one run. Chosen on the tuning half, of {result['tuning']['subnets']} "
+        f"subnets that a search tried, was `{result['subnet']}`, within 0.01 Dice of the largest and the fastest in "
+        f"int8 of the ten cheapest. On the other {reported['cases']} unseen cases the largest has "
+        f"{reported['largest']:.3f}, the chosen one {reported['chosen']:.3f}, in int8 {reported['int8']:.3f}. In int8 "
+        f"it takes {planned['torch'] / chosen['openvino-int8']:.0f} times less time than nnU-Net's planned network in "
         f"PyTorch, {planned['openvino-int8'] / chosen['openvino-int8']:.1f} times less than that in int8.",
         "",
         *markdown(("network", "parameters", "multiply-adds", *RUNTIMES), "lrrrrrr", rows),

@@ -9,9 +9,10 @@
 Each method and seed is a unit: trained by nnU-Net's own command, then evaluated on random subnets and the unseen cases
 of the reporting half. What is done is not done again; a unit that was broken off goes on where it was. Methods and
 settings are in benchmarks/paper.yaml. Units run one after the other, so that their times can be compared: leave the
-machine alone. After each unit the figures of all that are done are written to benchmarks/results, with pictures, and
-into README.md; to the output folder while more units are published than are done. Fold 1 is reported, because recipes
-were chosen on fold 0.
+machine alone, or bind the command to a core of its own (taskset -c 0 ... --threads 1): on two cores two such commands,
+for example of two seeds, do not disturb each other. After each unit the figures of all that are done are written to
+benchmarks/results, with pictures, and into README.md; to the output folder while more units are published than are
+done. Fold 1 is reported, because recipes were chosen on fold 0.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+import torch
 import update_readme
 from comparison.command import BENCHMARKS, parser_of, run
 from comparison.methods import Comparison, read_comparison
@@ -42,13 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", nargs="+", default=["main"], help="methods or groups: main, others, all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--folds", nargs="+", type=int, default=[1], help="of nnU-Net's five; recipes were chosen on 0")
+    parser.add_argument("--threads", type=int, help="CPU threads; all cores unless given")
     return run(compare, parser, argv)
 
 
 def compare(arguments: argparse.Namespace) -> None:
     """Run all units, seeds outermost, and summarise after each."""
     device = choose_device(arguments.device)
-    comparison = read_comparison(arguments.settings, full=arguments.full)
+    comparison = read_comparison(arguments.settings, full=arguments.full, threads=arguments.threads)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     methods = comparison.choose(arguments.methods)
     units = [
         Unit(method, seed, fold, arguments.output.absolute())

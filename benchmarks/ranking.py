@@ -39,7 +39,6 @@ from prox_monai.space import SubnetConfig
 
 RESULTS = BENCHMARKS / "results"
 FOLD = 1  # as in paper.py
-SINGLE_THREAD = "SingleThreadProXTrainer"
 POOL = 50  # random subnets per stratum
 RESAMPLES = 2000
 logger = logging.getLogger("prox_monai.benchmarks")
@@ -123,7 +122,7 @@ def stand_alone_units(comparison: Comparison, chosen: Sequence[SubnetConfig], ro
     """Return a unit per subnet and seed."""
     plan = comparison.ranking
     settings = with_steps({**comparison.common, **plan["settings"]}, plan["steps"])
-    methods = [Method(config.name, {**settings, "subnet": config.name}, SINGLE_THREAD) for config in chosen]
+    methods = [Method(config.name, {**settings, "subnet": config.name}) for config in chosen]
     check_settings("ranking", methods[0].settings)
     return [Unit(method, seed, FOLD, root / "ranking") for seed, method in product(plan["seeds"], methods)]
 

@@ -99,22 +99,24 @@ class Comparison:
         return [method for method in self.methods.values() if method.name in chosen]
 
 
-def read_comparison(path: Path, *, full: bool = False) -> Comparison:
+def read_comparison(path: Path, *, full: bool = False, threads: int | None = None) -> Comparison:
     """Read the file that says what is compared.
 
     Args:
         path: a YAML file like ``benchmarks/paper.yaml``.
         full: lay ``full`` over ``common``.
+        threads: CPU threads of every training; all cores if not given.
 
     Raises:
         FileNotFoundError: When it does not exist.
         ValueError: When a method or group refers to one that is not there, or settings are not allowed.
     """
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    common = {**content["common"], **(content["full"] if full else {})}
+    limit = {} if threads is None else {"threads": threads}
+    common = {**content["common"], **(content["full"] if full else {}), **limit}
     methods: dict[str, Method] = {}
     for name, fields in content["methods"].items():
-        methods[name] = _method(name, dict(fields), common, methods)
+        methods[name] = _method(name, dict(fields) | (limit if "trainer" in fields else {}), common, methods)
     for group, names in content["groups"].items():
         if unknown := [name for name in names if name not in methods]:
             raise ValueError(f"group {group}: there is no method {unknown[0]!r}; there are {', '.join(methods)}.")

@@ -1,7 +1,8 @@
 """nnU-Net's own trainer, stopped by the clock: the folder of this file belongs into ``nnUNet_extTrainer``.
 
 The YAML file that ``PROX_STOCK`` names has ``seconds`` (of training steps with their data loading), ``epochs`` and
-``seed``. Network, batch size, optimizer, learning rate per epoch, augmentation and mirroring are nnU-Net's defaults.
+``seed``, and perhaps ``threads``. Network, batch size, optimizer, learning rate per epoch, augmentation and mirroring
+are nnU-Net's defaults.
 The first epoch has four steps, in which a network may be compiled; its time does not count. Each later one has as many
 as the time that is left allows for it at the speed of the one before, so that the learning rate has come down to
 nnU-Net's last value when the time is spent. Validation between epochs is one batch. Without worker processes, batches
@@ -38,6 +39,8 @@ class TimedTrainer(nnUNetTrainer):
         self.seed = settings["seed"]
         torch.manual_seed(self.seed)
         np.random.seed(self.seed)
+        if settings.get("threads"):
+            torch.set_num_threads(settings["threads"])
         self.logger.local_logger.my_fantastic_logging |= {"train_seconds": [], "steps": []}
         super().initialize()
 

@@ -46,6 +46,7 @@ def test_deploy(results):
             "dataset": "Dataset004",
             "subnet": "d1-w.25-k3-r1",
             "threads": 1,
+            "machine": {"device": "a processor", "instructions": "AVX2"},
             "tuning": {"subnets": 62},
             "networks": {"planned": row(5_600_000, 19_140_000_000, 1), "chosen": row(170_000, 360_000_000, 10)},
             "reporting": {"cases": 20, "largest": 0.869, "chosen": 0.862, "int8": 0.861},
@@ -53,6 +54,7 @@ def test_deploy(results):
     )
     text = "\n".join(device_lines.deploy_lines(folder))
     assert "60 times less time than nnU-Net's planned network in PyTorch, 10.0 times less than that in int8" in text
+    assert "on a processor with no other instructions than those of AVX2" in text
     assert "1 thread, all in one run" in text
     assert "| chosen | 0.17 M | 0.36 G | 30.0 ms | 25.0 ms | 20.0 ms | 5.0 ms |" in text
 

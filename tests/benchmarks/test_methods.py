@@ -53,6 +53,13 @@ def test_full_lies_over_common(read):
     }
 
 
+def test_threads_are_those_of_all_trainings(tmp_path):
+    path = tmp_path / "paper.yaml"
+    path.write_text(yaml.safe_dump(CONTENT, sort_keys=False))
+    methods = read_comparison(path, threads=1).methods
+    assert {name: method.settings["threads"] for name, method in methods.items()} == dict.fromkeys(methods, 1)
+
+
 def test_a_share_of_the_steps_is_one_of_the_other_methods_size(read):
     half = {"of": "theirs", "steps": 0.5}
     assert read(half=half).methods["half"].settings == {**read().methods["theirs"].settings, "iterations_per_epoch": 5}

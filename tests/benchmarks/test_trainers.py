@@ -12,11 +12,8 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "trainers"))
-import single_thread_trainer
 import timed_trainer
 from timed_trainer import FIRST_STEPS, TimedAdamWTrainer, TimedTrainer
-
-from prox_monai.integrations.nnunet.trainer import ProXTrainer
 
 
 @pytest.fixture
@@ -87,12 +84,3 @@ def test_adamw(trainer):
         scheduler.step(epoch)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([3e-3 * (1 - epoch / 10) ** 0.9 for epoch in range(10)])
-
-
-def test_one_thread(monkeypatch):
-    threads = []
-    monkeypatch.setattr(single_thread_trainer.torch, "set_num_threads", threads.append)
-    monkeypatch.setattr(ProXTrainer, "__init__", lambda self: None)
-    monkeypatch.setattr(ProXTrainer, "initialize", lambda self: threads.append("initialised"))
-    single_thread_trainer.SingleThreadProXTrainer().initialize()
-    assert threads == [1, "initialised"]

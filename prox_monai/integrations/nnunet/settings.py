@@ -36,6 +36,7 @@ class ProXSettings(Recipe):
         iterations_per_epoch: training steps per epoch.
         validation_iterations: validation batches per epoch.
         batch_size: overrides the planned batch size.
+        threads: CPU threads; all cores, which nnU-Net takes, if not given.
         seed: seed of subnets; with ``nnUNet_n_proc_DA=0`` also of data and augmentation.
         mirror: mirror in training and at prediction, as nnU-Net does.
         expansion: after each phase, ``report`` what it gained on unseen cases, ``stop`` expanding a dimension that
@@ -57,6 +58,7 @@ class ProXSettings(Recipe):
     iterations_per_epoch: int = 250
     validation_iterations: int = 50
     batch_size: int | None = None
+    threads: int | None = None
     seed: int = 0
     mirror: bool = True
     expansion: Literal["off", "report", "stop"] = "report"
@@ -211,6 +213,7 @@ def _one_of(*allowed: Any) -> tuple[str, Callable[[Any], bool]]:
 
 
 _COUNT = ("an integer >= 1", _integer)
+_COUNT_OR_NULL = ("an integer >= 1 or null", lambda value: value is None or _integer(value))
 _POSITIVE = ("a number > 0", lambda value: _number(value) and value > 0)
 _NOT_NEGATIVE = ("a number >= 0", lambda value: _number(value) and value >= 0)
 _COUNTS = ("an integer >= 1 or a list of them", lambda value: _integer(value) or _all(_integer)(value))
@@ -237,7 +240,8 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "epochs": _COUNTS,
     "iterations_per_epoch": _COUNT,
     "validation_iterations": _COUNT,
-    "batch_size": ("an integer >= 1 or null", lambda value: value is None or _integer(value)),
+    "batch_size": _COUNT_OR_NULL,
+    "threads": _COUNT_OR_NULL,
     "seed": ("an integer >= 0", lambda value: _integer(value, 0)),
     "freeze": _one_of("none", "depth", "kernel", "both"),
     "growth": _one_of("preserving", "host", "none"),

@@ -135,6 +135,8 @@ class ProXTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         """Build network, optimizer and loss, then the progressive training around them."""
+        if self.settings.threads is not None:
+            torch.set_num_threads(self.settings.threads)  # nnU-Net has set them to the number of cores
         super().initialize()
         if self.is_ddp:
             self.network = _wrap_again(self.network)

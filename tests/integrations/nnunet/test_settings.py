@@ -26,6 +26,7 @@ WRONG = [
     ("epochs", 10.0, "epochs must be an integer >= 1 or a list of them, got 10.0"),
     ("iterations_per_epoch", 0, "iterations_per_epoch must be an integer >= 1, got 0"),
     ("batch_size", "2", "batch_size must be an integer >= 1 or null, got '2'"),
+    ("threads", 0, "threads must be an integer >= 1 or null, got 0"),
     ("seed", -1, "seed must be an integer >= 0, got -1"),
     ("seed", True, "seed must be an integer >= 0, got True"),
     ("freeze", "all", "freeze must be one of none, depth, kernel, both, got 'all'"),

@@ -192,6 +192,13 @@ def test_the_first_stage_of_a_cascade(make_trainer):
     make_trainer("tiny_lowres", **SHORT).run_training()
 
 
+def test_as_many_threads_as_are_set(make_trainer, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    make_trainer(threads=3, **SHORT).initialize()
+    assert chosen[:1] == [3]
+
+
 def test_without_deep_supervision(make_trainer, monkeypatch):
     trainer = make_trainer(**SHORT)
     trainer.enable_deep_supervision = False
