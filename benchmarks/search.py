@@ -332,7 +332,7 @@ def _latency(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from prox_monai.cli import main as command
     from prox_monai.commands.search import COMMANDS
-    from prox_monai.search.predictor import read_table, table_conditions
+    from prox_monai.search.predictor import read_table, rows_by_conditions
 
     Path(arguments.table).parent.mkdir(parents=True, exist_ok=True)
     options = ["--threads", str(arguments.threads), "--output", arguments.table, "--validate", "50"]
@@ -340,10 +340,9 @@ def _latency(arguments: argparse.Namespace) -> dict[str, Any]:
     if command(["latency", *model, "--runtime", *arguments.runtime, *options], commands=COMMANDS):
         raise SystemExit(2)
     found = []
-    for conditions in table_conditions(arguments.table, threads=arguments.threads):
-        predictor = read_table(arguments.table, conditions)
-        accuracy = predictor.accuracy()
-        found.append({**asdict(predictor.conditions), **(asdict(accuracy) if accuracy else {})})
+    for conditions in rows_by_conditions(arguments.table, threads=arguments.threads):
+        accuracy = read_table(arguments.table, conditions).accuracy()
+        found.append({**asdict(conditions), **(asdict(accuracy) if accuracy else {})})
     return {"tables": found}
 
 

@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 import random
 import sys
+from dataclasses import asdict, replace
 
 import pytest
 import search
 
+from prox_monai import cli
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.search.latency import Conditions
 
 optuna = pytest.importorskip("optuna")
 
@@ -55,3 +58,31 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["search.py", "model"])
     with pytest.raises(SystemExit):
         search.main()
+
+
+def test_predicted_latencies(monkeypatch, tmp_path):
+    """Of each runtime in the table that the command wrote."""
+    table = tmp_path / "tables" / "latency.jsonl"
+    conditions = Conditions("torch", "1.0", "a processor", 1)
+    rows = [{"kind": "block", "key": f"Conv(): {i}", "median_ms": 1.0 + i, "elements": 10} for i in range(4)]
+    for role, count in (("fit", 8), ("held out", 6)):
+        for i in range(count):
+            blocks = [f"Conv(): {j}" for j in range(4) if i >> j & 1] or ["Conv(): 0"]
+            time = sum(1.0 + int(block[-1]) for block in blocks)
+            rows.append({"kind": "network", "key": f"{role} {i}", "blocks": blocks, "role": role, "median_ms": time})
+    asked = []
+
+    def command(arguments, commands):
+        asked.append(arguments)
+        written = [row | asdict(each) for each in (conditions, replace(conditions, runtime="openvino")) for row in rows]
+        table.write_text("".join(f"{json.dumps(row)}\n" for row in written))
+        return 0
+
+    monkeypatch.setattr(cli, "main", command)
+    monkeypatch.setattr(search, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["search.py", "latency", "model", "--fold", "1", "--table", str(table)])
+    search.main()
+    assert asked[0][:5] == ["latency", "model", "--fold", "1", "--runtime"]
+    tables = json.loads((tmp_path / "search_latency.json").read_text())["tables"]
+    assert [(each["runtime"], each["networks"]) for each in tables] == [("torch", 6), ("openvino", 6)]
+    assert all(each["mean_error"] < 0.05 for each in tables)
