@@ -231,21 +231,20 @@ def bundle_lines() -> list[str]:
             (
                 name,
                 f"{bundle['data']}, {of}",
+                f"{bundle['machine']['device']}, {bundle['machine']['threads']} threads",
                 "" if spent is None else f"{spent / 60:.1f} min",
                 *(_number(scores[alias]) for alias in ALIASES),
                 f"{drawn['mean']:.3f} ({drawn['min']:.3f} to {drawn['max']:.3f})",
             )
         )
-    machine = next(iter(result.values()))["machine"]
-    header = ("bundle", "data", "training", *ALIASES, "random subnets: mean (least to most)")
+    header = ("bundle", "data", "processor", "training", *ALIASES, "random subnets: mean (least to most)")
     count = max(bundle["random"]["subnets"] for bundle in result.values())
     return [
         "",
         f"`make bench-bundles`: MONAI bundles with their quick settings, one seed, mean Dice; {count} random subnets; "
-        f"training is the whole command, with its start and its validations; {machine['device']}, "
-        f"{machine['threads']} threads.",
+        f"training is the whole command, with its start and its validations.",
         "",
-        *markdown(header, "llrrrrr", rows),
+        *markdown(header, "lllrrrrr", rows),
     ]
 
 
