@@ -11,8 +11,8 @@ inverted    inverted residuals.
 stored      inverted residuals in additive couplings, whose activations are stored.
 reversible  the same function, but for rounding; activations are computed again in the backward pass.
 
-First all four at several sizes. Then the reversible one, larger and larger in one respect (volume, blocks per section,
-channels), until it takes more memory than `stored` and `inverted` at the base size: how much larger it may be.
+First all four at several sizes. Then the reversible one, larger in one respect (volume, blocks per section, channels):
+by bisection, how much larger it may be in the memory that `stored` and `inverted` take at the base size.
 
 Every measurement is a process of its own. Memory is what it grows by at its peak, from before the network is built:
 weights, gradients, activations, the runtime's workspace; of the resident set on a CPU, of torch's allocator on CUDA.
@@ -30,7 +30,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -132,14 +133,15 @@ def build(network: str, size: Size) -> nn.Module:
 
 
 def measure(network: str, size: Size, device: str, threads: int, steps: int) -> dict:
-    """Measure peak memory and time of training steps, each in a fresh process."""
+    """Measure peak memory and time of training steps, each in a fresh process; without steps to time, memory alone."""
     row = {"network": network, **asdict(size)}
     row["memory_bytes"] = _in_a_process({"MALLOC_MMAP_THRESHOLD_": "65536"}, _memory, network, size, device, threads)
-    row["seconds"] = _in_a_process({}, _seconds, network, size, device, threads, steps)
+    row["seconds"] = _in_a_process({}, _seconds, network, size, device, threads, steps) if steps else None
     patch = "x".join(map(str, size.patch))
+    time_of_step = f"{row['seconds']:8.3f} s" if steps else ""
     print(
         f"{network:11s} {size.depth:3d} blocks {size.channels:4d} channels {patch:>11s} voxels "
-        f"{row['memory_bytes'] / 2**20:9.0f} MiB {row['seconds']:8.3f} s",
+        f"{row['memory_bytes'] / 2**20:9.0f} MiB {time_of_step}",
         flush=True,
     )
     return row
@@ -199,20 +201,16 @@ def _peak(device: torch.device) -> int:
     return cost._peak_resident_bytes() if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
 
 
-def largest_that_fits(sizes: Iterable[tuple[float, int]], budget: int) -> dict:
-    """Return how much larger the largest size is that fits into a budget, before the first that does not.
+def largest_that_fits(sizes: Sequence[Size], budget: int, memory: Callable[[Size], int]) -> tuple[Size | None, bool]:
+    """Return the largest size that fits into a budget, None if none does, and whether all of them do.
 
     Args:
-        sizes: how much larger than the base, increasing, and the bytes that it takes.
+        sizes: increasing.
         budget: bytes.
+        memory: bytes that a size takes; asked for a few of them.
     """
-    largest, more = None, True
-    for times, needed in sizes:
-        if needed > budget:
-            more = False
-            break
-        largest = times
-    return {"times": largest, "at_least": more}
+    count = bisect_right(sizes, budget, key=memory)
+    return (sizes[count - 1] if count else None), count == len(sizes)
 
 
 def times_larger(respect: str, size: Size, base: Size) -> float:
@@ -222,20 +220,24 @@ def times_larger(respect: str, size: Size, base: Size) -> float:
 
 
 def compare(plan: Plan, device: str, threads: int, steps: int) -> dict:
-    """Measure all sizes of a plan; sizes of a series until one fits into no budget."""
+    """Measure all networks at the sizes of a plan, and of its series as many as it takes to find what fits."""
     rows = [measure(name, size, device, threads, steps) for size in (plan.base, *plan.others) for name in NETWORKS]
-    at_base = {row["network"]: row["memory_bytes"] for row in rows[: len(NETWORKS)]}
+    at_base = {row["network"]: row for row in rows[: len(NETWORKS)]}
     fits, series = {}, {}
     for respect, sizes in plan.series.items():
-        points = [(1.0, at_base["reversible"])]
-        series[respect] = []
-        for size in sizes:
-            row = measure("reversible", size, device, threads, steps)
-            series[respect].append(row)
-            points.append((times_larger(respect, size, plan.base), row["memory_bytes"]))
-            if row["memory_bytes"] > max(at_base[name] for name in BUDGETS):
-                break
-        fits[respect] = {name: largest_that_fits(points, at_base[name]) for name in BUDGETS}
+        known = {plan.base: at_base["reversible"]}
+
+        def memory(size: Size, known: dict[Size, dict] = known) -> int:
+            if size not in known:
+                known[size] = measure("reversible", size, device, threads, 0)
+            return known[size]["memory_bytes"]
+
+        found = {n: largest_that_fits((plan.base, *sizes), at_base[n]["memory_bytes"], memory) for n in BUDGETS}
+        fits[respect] = {
+            name: {"times": size and times_larger(respect, size, plan.base), "at_least": all_of_them}
+            for name, (size, all_of_them) in found.items()
+        }
+        series[respect] = [known[size] for size in sizes if size in known]
     return {"base": asdict(plan.base), "sizes": rows, "series": series, "fits": fits}
 
 

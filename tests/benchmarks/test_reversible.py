@@ -32,16 +32,12 @@ def test_a_measurement_in_a_process_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("budget", "expected"),
-    [
-        (99, {"times": None, "at_least": False}),
-        (100, {"times": 1.0, "at_least": False}),
-        (250, {"times": 2.0, "at_least": False}),
-        (300, {"times": 3.0, "at_least": True}),
-    ],
+    ("budget", "expected"), [(99, (None, False)), (100, (1, False)), (250, (2, False)), (300, (3, True))]
 )
 def test_the_largest_that_fits(budget, expected):
-    assert reversible.largest_that_fits([(1.0, 100), (2.0, 200), (3.0, 300)], budget) == expected
+    sizes = [Size(2, channels, (8, 8, 8)) for channels in (1, 2, 3)]
+    largest, all_of_them = reversible.largest_that_fits(sizes, budget, lambda size: 100 * size.channels)
+    assert (largest and largest.channels, all_of_them) == expected
 
 
 @pytest.fixture
@@ -50,16 +46,17 @@ def made_up(monkeypatch) -> list:
     measured = []
 
     def measure(network, size, device, threads, steps):
-        measured.append((network, size))
+        measured.append((network, size, steps))
         blocks = {"plain": 1, "inverted": 5, "stored": 4, "reversible": 0}[network] * size.depth + 8
         row = {"network": network, "depth": size.depth, "channels": size.channels, "patch": list(size.patch)}
-        return row | {"memory_bytes": blocks * size.channels * size.voxels, "seconds": 1.0 + (network == "reversible")}
+        seconds = 1.0 + (network == "reversible") if steps else None
+        return row | {"memory_bytes": blocks * size.channels * size.voxels, "seconds": seconds}
 
     monkeypatch.setattr(reversible, "measure", measure)
     return measured
 
 
-def test_series_end_where_nothing_fits(made_up):
+def test_what_fits_is_found_in_each_respect(made_up):
     """A base of 16 units stored, 18 inverted, 8 reversible: twice the volume and the channels fit, and any depth."""
     base = Size(2, 4, (16, 16, 16))
     sizes = {
@@ -68,10 +65,9 @@ def test_series_end_where_nothing_fits(made_up):
         "channels": tuple(Size(2, n, (16, 16, 16)) for n in (6, 9, 12, 16)),
     }
     result = reversible.compare(Plan(base, (Size(3, 4, (16, 16, 16)),), sizes), "cpu", 1, 1)
-    assert [size for name, size in made_up if name == "plain"] == [base, Size(3, 4, (16, 16, 16))]
-    tried = [size for _, size in made_up]
-    assert sizes["volume"][1] in tried
-    assert sizes["volume"][2] not in tried
+    assert [size for name, size, _ in made_up if name == "plain"] == [base, Size(3, 4, (16, 16, 16))]
+    assert len(set(made_up)) == len(made_up)
+    assert all(steps == (1 if size in (base, Size(3, 4, (16, 16, 16))) else 0) for _, size, steps in made_up)
     assert result["fits"]["volume"]["stored"] == {"times": 2.0, "at_least": False}
     assert result["fits"]["depth"]["inverted"] == {"times": 4.0, "at_least": True}
     assert result["fits"]["channels"] == {
