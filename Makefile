@@ -12,7 +12,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 test: $(INSTALLED) ## create the environment and run the default test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 demo: $(INSTALLED) ## train and deploy a small family into runs/demo (OUTPUT=<folder>); DATA=<Decathlon folder> or download
 	$(BIN)/prox-monai demo $(if $(DATA),--data "$(DATA)") $(if $(OUTPUT),--output "$(OUTPUT)")

@@ -11,6 +11,14 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, tests that share expensive fixtures stay in one: a folder's, or a top-level file's."""
+    here = Path(__file__).parent
+    for item in items:
+        own = item.path if item.path.parent == here else item.path.parent
+        item.add_marker(pytest.mark.xdist_group(str(own.relative_to(here))))
+
+
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     random.seed(0)
