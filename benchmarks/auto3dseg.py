@@ -83,7 +83,8 @@ def measure(data: Path, output: Path, epochs: int) -> dict[str, Any]:
         epochs: of the training.
     """
     output.mkdir(parents=True, exist_ok=True)
-    labels = write_datalist(data, output / "datalist.json")
+    dataset, labels = read_decathlon(data), write_datalist(data, output / "datalist.json")
+    values = range(1, len(dataset.labels))
     source = {"modality": "mri", "datalist": str(output / "datalist.json"), "dataroot": str(data)}
     work, seconds = output / "work", output / "seconds.json"
     resumed = work.exists() or epochs_begun(output) is not None
@@ -95,11 +96,11 @@ def measure(data: Path, output: Path, epochs: int) -> dict[str, Any]:
         seconds.write_text(json.dumps(None if resumed else time.perf_counter() - begun), encoding="utf-8")
     model = work / "prox_0" / "model"
     rows = {row["name"]: row for row in read_rows(model / "subnets.jsonl")}
-    subnets = {name: rows[name] | predicted(work, source, epochs, name, labels) for name in ALIASES}
+    subnets = {name: rows[name] | predicted(work, source, epochs, name, labels, values) for name in ALIASES}
     keep = ("key", "parameters", "macs", "latency_ms", "score", "predict_seconds_per_case", "predict_dice")
     return {
         "data": data.name,
-        "cases": {"all": len(read_decathlon(data).cases), "validation": len(labels)},
+        "cases": {"all": len(dataset.cases), "validation": len(labels)},
         "settings": QUICK | {"num_epochs": epochs},
         "seconds": json.loads(seconds.read_text(encoding="utf-8")),
         "score": runner_score(work),
@@ -140,7 +141,9 @@ def runner_score(work: Path) -> float:
     return json.loads((work / "prox_0" / "algo_object.json").read_text(encoding="utf-8"))["best_metric"]
 
 
-def predicted(work: Path, source: dict[str, str], epochs: int, subnet: str, labels: dict[str, str]) -> dict[str, Any]:
+def predicted(
+    work: Path, source: dict[str, str], epochs: int, subnet: str, labels: dict[str, str], values: Sequence[int]
+) -> dict[str, Any]:
     """Predict all validation images with one subnet, through AutoRunner, and score what was saved."""
     folder = work / f"predicted_{subnet}"
     runner = auto_runner(work, source, epochs)
@@ -150,17 +153,17 @@ def predicted(work: Path, source: dict[str, str], epochs: int, subnet: str, labe
     runner.run()
     seconds = (time.perf_counter() - begun) / len(labels)
     saved = {path.name.split("_ensemble")[0]: path for path in folder.rglob("*_ensemble.nii.gz")}
-    scores = [dice(saved[case], label) for case, label in labels.items()]
+    scores = [dice(saved[case], label, values) for case, label in labels.items()]
     return {
         "predict_seconds_per_case": seconds,
         "predict_dice": statistics.fmean(np.nanmean(np.array(scores), axis=0).tolist()),
     }
 
 
-def dice(predicted: str | Path, label: str | Path) -> list[float]:
-    """Return the Dice of each of the two labels of a case, NaN where neither has it."""
+def dice(predicted: str | Path, label: str | Path, values: Sequence[int]) -> list[float]:
+    """Return the Dice of each label value of a case, NaN where neither has it."""
     theirs, ours = (np.asanyarray(nib.load(path).dataobj).squeeze() for path in (label, predicted))
-    overlaps = [(np.sum((theirs == v) & (ours == v)), np.sum(theirs == v) + np.sum(ours == v)) for v in (1, 2)]
+    overlaps = [(np.sum((theirs == v) & (ours == v)), np.sum(theirs == v) + np.sum(ours == v)) for v in values]
     return [float(2 * both / total) if total else float("nan") for both, total in overlaps]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 MAX_LISTED_PROBLEMS = 10
 
@@ -19,3 +20,9 @@ def raise_for_problems(folder: Path, problems: Sequence[str]) -> None:
         if len(problems) > MAX_LISTED_PROBLEMS:
             lines.append(f"and {len(problems) - MAX_LISTED_PROBLEMS} more.")
         raise ValueError("\n  ".join(lines))
+
+
+def listed(values: Sequence[Any]) -> str:
+    """Return values as a message lists them: the first ten, and how many more there are."""
+    first = ", ".join(map(str, values[:MAX_LISTED_PROBLEMS]))
+    return f"{first} and {len(values) - MAX_LISTED_PROBLEMS} more" if len(values) > MAX_LISTED_PROBLEMS else first

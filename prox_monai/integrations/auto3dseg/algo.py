@@ -15,10 +15,12 @@ from monai.apps.auto3dseg import BundleAlgo
 from monai.bundle import ConfigParser
 from monai.utils import run_cmd
 
+from prox_monai.integrations.auto3dseg.check import check_keys
 from prox_monai.integrations.auto3dseg.data import read_split
 from prox_monai.integrations.auto3dseg.folder import CONFIG, AlgoFolder, write_config
-from prox_monai.integrations.auto3dseg.planning import DataSummary, foreground_names, plan
-from prox_monai.integrations.auto3dseg.reading import read_parameters
+from prox_monai.integrations.auto3dseg.parameters import Parameters
+from prox_monai.integrations.auto3dseg.planning import FIRST_CHANNELS, DataSummary, foreground_names, plan
+from prox_monai.integrations.auto3dseg.reading import read_parameters, read_values
 from prox_monai.plugin_files import plugin_folder
 
 TEMPLATE = "prox"
@@ -44,64 +46,74 @@ class ProxAlgo(BundleAlgo):
         return {**super().state_dict(), "settings": self.settings}
 
     def export_to_disk(self, output_path: str, algo_name: str, **kwargs: Any) -> None:
-        """Write the folder of the algorithm, with its parameters filled.
+        """Write the folder of the algorithm, with its parameters filled; one of that name is replaced.
 
         Args:
             output_path: folder that it is written into.
             algo_name: name of the folder.
-            **kwargs: of :meth:`fill_template_config`, and MONAI's ``fill_template``.
+            **kwargs: ``fold``, parameters that are not to be planned, and ``fill_with_datastats=False``, with which
+                those in the present folder of the algorithm are the base, and nothing is planned; MONAI's
+                ``fill_template``.
 
         Raises:
             ValueError: With ``copy_dirs=False``, which would write into the template; when something about the data or
-                a parameter is not as it must be: a folder without its ``algo_object.json`` is none for Auto3DSeg, so
-                that the work directory can still be used.
+                a parameter is not as it must be: before anything is written or removed.
+            FileNotFoundError: With ``fill_with_datastats=False``, when the present folder is gone.
         """
-        if not kwargs.get("copy_dirs", True):
+        if not kwargs.pop("copy_dirs", True):
             raise ValueError("copy_dirs must be true: else the template itself would be written into, got False.")
+        fill = kwargs.pop("fill_template", True)
+        # before MONAI removes what is there: a trained model outlives a mistake
+        filled = self._filled(kwargs).to_dict() if fill else {}
         if not Path(str(self.template_path), TEMPLATE).is_dir():  # that of another machine
             self.template_path = str(plugin_folder("auto3dseg"))
         name, self.name = self.name, TEMPLATE  # the name that the input gives this algorithm may be another
         try:
-            super().export_to_disk(os.path.abspath(output_path), algo_name, **kwargs)
+            super().export_to_disk(os.path.abspath(output_path), algo_name, fill_template=fill, **filled)
         finally:
             self.name = name
 
     def fill_template_config(self, data_stats_filename: str, algo_path: str, **kwargs: Any) -> dict[str, Any]:
-        """Plan the parameters, and write them into the folder of the algorithm.
+        """Write the parameters into the folder of the algorithm.
 
         Args:
-            data_stats_filename: report of MONAI's ``DataAnalyzer``.
+            data_stats_filename: not read: :meth:`export_to_disk` has planned.
             algo_path: the folder.
-            **kwargs: ``fold``, parameters that are not to be planned, and ``fill_with_datastats=False``, with which the
-                parameters of the algorithm as it is are written again.
+            **kwargs: the parameters, all of them.
 
         Returns:
             What was written, by file.
-
-        Raises:
-            ValueError: When something about the data or a parameter is not as it must be.
         """
-        given = dict(kwargs)
+        where = {"bundle_root": os.path.abspath(algo_path), "ckpt_path": "$@bundle_root + '/model'"}
+        write_config(Path(algo_path, "configs", CONFIG), where | kwargs)
+        return {CONFIG: kwargs}
+
+    def _filled(self, given: dict[str, Any]) -> Parameters:
+        """The parameters of a folder that is to be written: planned, or those of the present one."""
         given.pop("bundle_root", None)
         given.pop("gpu_customization_specs", None)
         if given.pop("gpu_customization", False):
             logger.info("gpu_customization is not needed: prox plans for the memory of the device.")
-        if given.pop("fill_with_datastats", True) or CONFIG not in self.fill_records:
-            base = {**self._planned(data_stats_filename), **self.settings}
+        if given.pop("fill_with_datastats", True) or not self.output_path:
+            parameters = read_parameters(self._planned({**self.settings, **given}))
         else:
-            base = self.fill_records[CONFIG]
-        parameters = read_parameters(base, given)
+            parameters = AlgoFolder.at(self.output_path).parameters(given)
         read_split(parameters.data_list_file_path, parameters.data_file_base_dir, parameters.fold)
-        where = {"bundle_root": os.path.abspath(algo_path), "ckpt_path": "$@bundle_root + '/model'"}
-        write_config(Path(algo_path, "configs", CONFIG), where | parameters.to_dict())
-        return {CONFIG: parameters.to_dict()}
+        return parameters
 
-    def _planned(self, data_stats_filename: str) -> dict[str, Any]:
+    def _planned(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What is planned from the data, and what is given in place of it."""
         source = ConfigParser.load_config_file(self.data_list_file)
-        names = foreground_names(source)
+        check_keys(source)
+        names, values = foreground_names(source), read_values(given)
         try:
-            summary = DataSummary.of(ConfigParser.load_config_file(data_stats_filename))
-            planned = plan(summary, modality=str(source["modality"]), class_names=names)
+            planned = plan(
+                DataSummary.of(ConfigParser.load_config_file(self.data_stats_files)),
+                modality=str(source["modality"]),
+                class_names=names,
+                spacing=values.get("resample_resolution"),
+                first_channels=values.get("prox_channels", FIRST_CHANNELS),
+            )
         except ValueError as error:
             raise ValueError(
                 f"{error} Auto3DSeg keeps its analysis: after mending the data, run with analyze=True."
@@ -111,6 +123,7 @@ class ProxAlgo(BundleAlgo):
             "data_file_base_dir": os.path.abspath(source["dataroot"]),
             "fold": 0,
             **planned.to_dict(),
+            **given,
         }
 
     def train(self, train_params: dict | None = None, device_setting: dict | None = None) -> Any:
@@ -141,10 +154,11 @@ class ProxAlgo(BundleAlgo):
         """Return the mean Dice of the largest subnet on the validation cases; that of a member is its subnet's.
 
         Raises:
-            FileNotFoundError: When the algorithm is not trained, or the supernet of a member was trained again.
+            FileNotFoundError: When the algorithm is not trained, a second training of it was broken off, or the
+                supernet of a member was trained again.
         """
         folder = AlgoFolder.at(self.output_path)
-        entries = ConfigParser.load_config_file(str(folder.progress))
+        entries = folder.scores()
         if folder.is_member:
             (subnet,) = folder.trained_parameters().subnet
             entries = [entry for entry in entries if subnet in (entry["name"], entry["subnet"])]
@@ -161,7 +175,7 @@ class ProxAlgo(BundleAlgo):
         if int(setting["NUM_NODES"]) > 1:
             return super()._create_cmd(train_params)
         prefix, devices = str(setting["CMD_PREFIX"] or "").strip(), int(setting["n_devices"])
-        prefix = "" if prefix == "None" else prefix or ""
+        prefix = "" if prefix == "None" else prefix
         start = [prefix or sys.executable] if Path(prefix or ".").is_file() or not prefix else shlex.split(prefix)
         if devices > 1 and len(start) == 1:  # an interpreter, which would train on the first GPU alone
             module = [] if Path(start[0]).name == "torchrun" else ["-m", "torch.distributed.run"]

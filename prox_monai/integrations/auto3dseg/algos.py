@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prox_monai.integrations.auto3dseg.reading import objections
+from prox_monai.integrations.auto3dseg.reading import read_values
 from prox_monai.plugin_files import plugin_folder
 
 TARGET = "prox_monai.integrations.auto3dseg.ProxAlgo"
@@ -22,7 +22,6 @@ def algos(**settings: Any) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: When a setting is unknown or nested, or its value is not allowed.
     """
-    if problems := objections(settings):
-        raise ValueError(" ".join(problems))
+    read_values(settings)
     entry: dict[str, Any] = {"_target_": TARGET, "template_path": str(plugin_folder("auto3dseg"))}
     return {"prox": entry | ({"settings": settings} if settings else {})}

@@ -32,12 +32,12 @@ def check_input(source: Mapping[str, Any] | str | Path) -> None:
     """
     source = source if isinstance(source, Mapping) else ConfigParser.load_config_file(str(source))
     names = foreground_names(source)
-    if absent := [key for key in ("modality", "datalist", "dataroot") if not source.get(key)]:
-        raise ValueError(f"the input must name modality, datalist and dataroot, it lacks {', '.join(absent)}.")
+    check_keys(source)
     datalist, root = str(source["datalist"]), str(source["dataroot"])
     content = ConfigParser.load_config_file(datalist)
     if not isinstance(content, Mapping) or "training" not in content:
-        raise ValueError(f"{datalist} must have the key 'training', a list of cases, got {', '.join(content)}.")
+        got = ", ".join(content) if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise ValueError(f"{datalist} must have the key 'training', a list of cases, got {got}.")
     cases, _ = datafold_read(datalist, root, fold=-1)
     if content.get("validation") and not any("fold" in case for case in cases):  # else Auto3DSeg does not use them
         cases += datafold_read(datalist, root, fold=-1, key="validation")[0]
@@ -55,6 +55,16 @@ def check_input(source: Mapping[str, Any] | str | Path) -> None:
     raise_for_problems(Path(datalist), problems)
     if labels:
         number_of_classes(sorted(int(label) for label in labels), names)
+
+
+def check_keys(source: Mapping[str, Any]) -> None:
+    """Check that an input names what it must.
+
+    Raises:
+        ValueError: When a key is absent or empty.
+    """
+    if absent := [key for key in ("modality", "datalist", "dataroot") if not source.get(key)]:
+        raise ValueError(f"the input must name modality, datalist and dataroot, it lacks {', '.join(absent)}.")
 
 
 def _objections(case: Mapping[str, Any], channels: dict[int, str], labels: set[float]) -> Iterator[str]:

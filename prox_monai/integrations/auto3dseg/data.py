@@ -68,11 +68,14 @@ def read_split(data_list_file_path: str, data_file_base_dir: str, fold: int) -> 
 
 
 def missing(items: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield what cases lack: an image, a label, a file."""
+    """Yield what cases lack: an image, a label in one file, a file."""
     for number, item in enumerate(items, 1):
         for key in ("image", "label"):
             if not item.get(key):
                 yield f"case {number} ({item.get('image') or item.get('label')}) names no {key}."
+                continue
+            if key == "label" and not isinstance(item[key], str):
+                yield f"label of case {number} ({item['image']}) must be one file, got {item[key]}."
                 continue
             for file in files_of(item[key]):
                 if not Path(file).exists():

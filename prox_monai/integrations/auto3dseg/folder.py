@@ -92,6 +92,23 @@ class AlgoFolder:
         """Known subnets, a JSON line each."""
         return self.model / "subnets.jsonl"
 
+    def scores(self) -> list[dict[str, Any]]:
+        """Return the scores of the evaluated subnets, the largest's last.
+
+        Raises:
+            FileNotFoundError: When the algorithm is not trained, or a second training of it was broken off.
+        """
+        if not self.progress.is_file():
+            again = (
+                f" A second training of it was broken off, while Auto3DSeg goes by the score of the first: run "
+                f"AutoRunner with train=True to train it to the end, or move what is in {self.previous} back to "
+                f"{self.model} to have the first model again."
+            )
+            raise FileNotFoundError(
+                f"{self.root} is not trained: there is no {self.progress}.{again if self.previous.is_dir() else ''}"
+            )
+        return ConfigParser.load_config_file(str(self.progress))
+
     def config(self) -> dict[str, Any]:
         """Return what the file of parameters holds, without where things are."""
         content = ConfigParser.load_config_file(str(self.root / "configs" / CONFIG))

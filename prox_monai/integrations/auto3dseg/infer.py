@@ -52,11 +52,15 @@ class InferClass:
                 logger.info(
                     "%s predicts with its own subnet: %s is not for it.", folder.root.name, " and ".join(dropped)
                 )
+        # a choice takes the place of the one in the file, be it a subnet or a budget
+        if given.get("subnet"):
+            given["max_latency_ms"] = 0
+        elif given.get("max_latency_ms"):
+            given["subnet"] = "largest"
         self.parameters = folder.trained_parameters(given)
         self.device = device_of(int(override.get("rank") or 0))
-        budget = 0.0 if given.get("subnet") else self.parameters.max_latency_ms
-        names = self.parameters.subnet[:1] if budget else self.parameters.subnet
-        self.networks = [_load(folder, name, budget, self.device) for name in names]
+        budget = self.parameters.max_latency_ms
+        self.networks = [_load(folder, name, budget, self.device) for name in self.parameters.subnet]
         self.preprocessing = Compose(deterministic_transforms(self.parameters, ["image"]))
         self.inferer = sliding_window(self.parameters)
         self.inversion = Invertd(

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 from monai.auto3dseg.utils import algo_from_json, algo_to_json
-from monai.bundle import ConfigParser
 from monai.utils import AlgoKeys
 
 from prox_monai.integrations.auto3dseg.folder import CONFIG, SUPERNET_OF, AlgoFolder, write_config
@@ -34,7 +33,7 @@ def add_subnet(folder: str | Path, subnet: str) -> Path:
     source = AlgoFolder.at(folder)
     parameters = source.trained_parameters({"prox_per_bucket": 0})
     algo, _ = algo_from_json(str(source.root / "algo_object.json"))
-    entries = ConfigParser.load_config_file(str(source.progress))
+    entries = source.scores()
     if not any(subnet in (entry["name"], entry["subnet"]) for entry in entries):
         (row,) = evaluate_trained(parameters, source, (subnet,), device_of())
         scored = {"best_avg_dice_score": row["score"] or 0.0, "latency_ms": row["latency_ms"]}

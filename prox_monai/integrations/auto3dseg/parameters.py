@@ -50,6 +50,7 @@ class Parameters:
             middle and the largest, for a choice by latency.
         subnet: which predicts: a name or an alias, or several, whose probabilities are averaged.
         max_latency_ms: predict with the best subnet known within this latency of one patch instead; 0: no budget.
+            Not beside a ``subnet`` of choice.
 
     Raises:
         ValueError: When values do not go together; :func:`read_parameters` checks each value.
@@ -90,6 +91,11 @@ class Parameters:
             raise ValueError(
                 f"intensity must be lower bound, upper bound, mean and deviation with normalize_mode 'ct', got "
                 f"{list(self.intensity)}."
+            )
+        if self.max_latency_ms and self.subnet != ("largest",):
+            raise ValueError(
+                f"max_latency_ms chooses the subnet: give one of both, got {self.max_latency_ms:g} and "
+                f"{', '.join(self.subnet)}."
             )
         self.search_space()
         self.architecture()

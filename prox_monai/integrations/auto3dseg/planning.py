@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from prox_monai.data.problems import listed
 from prox_monai.integrations.auto3dseg.topology import batch_size, plan_patch
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ class DataSummary:
         fine_spacing: 10th percentile, likewise.
         size: median in millimetres per axis.
         filled: share of an image's box that the smallest box around its positive voxels has, of medians.
-        foreground: intensities of labelled voxels: ``mean``, ``stdev``, ``percentile_00_5``, ``percentile_99_5``.
+        foreground: intensities of labelled voxels in the first channel: ``mean``, ``stdev``, ``percentile_00_5``,
+            ``percentile_99_5``.
     """
 
     cases: int
@@ -67,7 +69,7 @@ class DataSummary:
             raise ValueError(f"images must have three spatial axes, got {len(shape)}.")
         labels = sorted(summary["label_stats"]["labels"])
         if any(label != int(label) for label in labels):
-            raise ValueError(f"labels must be integers, got {', '.join(f'{label:g}' for label in labels)}.")
+            raise ValueError(f"labels must be integers, got {listed([f'{label:g}' for label in labels])}.")
         return cls(
             cases=int(summary["n_cases"]),
             channels=most,
@@ -76,7 +78,7 @@ class DataSummary:
             fine_spacing=_one(images["spacing"]["percentile_10_0"]),
             size=_one(images["sizemm"]["median"]),
             filled=math.prod(cropped) / math.prod(shape),
-            foreground=dict(_last(summary["image_foreground_stats"]["intensity"])),
+            foreground=dict(summary["image_foreground_stats"]["intensity"]),
         )
 
 
@@ -87,7 +89,7 @@ class Device:
     Args:
         cuda: whether there is a GPU.
         memory_gb: that a training may use.
-        ram_gb: main memory, in which images are kept.
+        ram_gb: main memory of a process, in which it keeps images.
     """
 
     cuda: bool
@@ -96,10 +98,11 @@ class Device:
 
     @classmethod
     def present(cls) -> Device:
-        """The smallest GPU of this machine, or its CPU with half of its memory."""
+        """The smallest GPU of this machine, or its CPU with half of its memory; there is a process per GPU."""
         ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         gpus = [torch.cuda.get_device_properties(i).total_memory / 2**30 for i in range(torch.cuda.device_count())]
-        return cls(bool(gpus), min(_MAX_MEMORY_GB, 0.75 * min(gpus) if gpus else ram / 2), ram)
+        memory = 0.75 * min(gpus) if gpus else ram / 2
+        return cls(bool(gpus), min(_MAX_MEMORY_GB, memory), ram / max(1, len(gpus)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,13 @@ class Plan:
 
 
 def plan(
-    summary: DataSummary, *, modality: str, class_names: Sequence[str] | None = None, device: Device | None = None
+    summary: DataSummary,
+    *,
+    modality: str,
+    class_names: Sequence[str] | None = None,
+    device: Device | None = None,
+    spacing: Sequence[float] | None = None,
+    first_channels: int = FIRST_CHANNELS,
 ) -> Plan:
     """Plan patch, network, search space and length of the training.
 
@@ -142,15 +151,17 @@ def plan(
         modality: as in Auto3DSeg's input; a CT's grey values are absolute.
         class_names: of the foreground, if the input names them.
         device: where training will run; this machine where None.
+        spacing: in millimetres per axis; :func:`target_spacing` where None.
+        first_channels: of the network's first level.
 
     Raises:
         ValueError: When labels are not 0, 1, 2, ..., a class never occurs, or the images are too small.
     """
     device = device or Device.present()
     classes = number_of_classes(summary.labels, class_names)
-    spacing = target_spacing(summary)
+    spacing = tuple(spacing or target_spacing(summary))
     shape = [max(1, round(mm / step)) for mm, step in zip(summary.size, spacing, strict=True)]
-    budget = {"first_channels": FIRST_CHANNELS, "classes": classes, "memory_gb": device.memory_gb}
+    budget = {"first_channels": first_channels, "classes": classes, "memory_gb": device.memory_gb}
     planned = plan_patch(spacing, shape, **budget)
     voxels = summary.cases * math.prod(shape)
     batch = batch_size(planned, **budget, voxels=voxels) if device.cuda else 2
@@ -176,7 +187,7 @@ def plan(
         prox_width=(0.25, 0.5, 1.0) if device.cuda else (0.25, 0.5),
         prox_kernel=(3, 5) if device.cuda else (3,),
         prox_resolution=(0.6, 0.8, 1.0) if device.cuda else (0.8, 1.0),
-        prox_channels=FIRST_CHANNELS,
+        prox_channels=first_channels,
     )
 
 
@@ -221,19 +232,19 @@ def number_of_classes(labels: Sequence[int], names: Sequence[str] | None = None)
         ValueError: When labels are not 0, 1, 2, ..., or a class never occurs.
     """
     highest = max(labels[-1], len(names or ()))
-    absent = [label for label in range(1, highest + 1) if label not in labels]
-    given = ", ".join(map(str, labels))
+    present, given = set(labels), listed(labels)
+    absent = [label for label in range(1, highest + 1) if label not in present]
     if highest < 1 or labels[0] < 0:
         raise ValueError(f"labels must be 0 for the background, then 1, 2, ... for the classes, got {given}.")
     if names is not None and highest > len(names):
         raise ValueError(f"class_names must name the {highest} classes of the labels {given}, got {len(names)} names.")
     if absent and names is not None:
-        wanted = ", ".join(f"{names[label - 1]} (label {label})" for label in absent)
+        wanted = listed([f"{names[label - 1]} (label {label})" for label in absent])
         raise ValueError(f"every class must occur in some label map; {wanted} does in none, labels are {given}.")
     if absent:
         raise ValueError(
             f"labels must be consecutive, 0 for the background, then 1, 2, ...; they are {given}, and no label map "
-            f"has {', '.join(map(str, absent))}."
+            f"has {listed(absent)}."
         )
     return highest + 1
 
@@ -241,7 +252,7 @@ def number_of_classes(labels: Sequence[int], names: Sequence[str] | None = None)
 def _normalisation(summary: DataSummary, modality: str) -> tuple[str, tuple[float, ...]]:
     """A CT is clipped and scaled by the labelled voxels of all images, anything else scaled image by image.
 
-    The report has one intensity for all channels, their mean, so that a CT of several is scaled image by image.
+    The report has the intensity of the first channel alone, so that a CT of several is scaled image by image.
     """
     if modality.lower() == "ct" and summary.channels > 1:
         logger.warning(
@@ -257,7 +268,3 @@ def _normalisation(summary: DataSummary, modality: str) -> tuple[str, tuple[floa
 def _one(value: Any) -> tuple[float, ...]:
     """The values per axis, of one channel where there is a list for each."""
     return tuple(float(v) for v in (value[0] if isinstance(value[0], Sequence) else value))
-
-
-def _last(value: Any) -> Mapping[str, float]:
-    return value[-1] if isinstance(value, Sequence) else value

@@ -27,18 +27,31 @@ def read_parameters(given: Mapping[str, Any], override: Mapping[str, Any] | None
         ValueError: When a parameter is unknown, nested or missing, or a value is not allowed.
     """
     values = {**given, **(override or {})}
-    problems = objections(values)
+    problems = _objections(values)
     fields = dataclasses.fields(Parameters)
     missing = [field.name for field in fields if field.default is dataclasses.MISSING and field.name not in values]
     if missing:
         problems.append(f"{', '.join(missing)} must be given.")
     if problems:
         raise ValueError(" ".join(problems))
-    return Parameters(**{name: _READERS[name][1](_plain(value)) for name, value in values.items()})
+    return Parameters(**read_values(values))
 
 
-def objections(given: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with parameters, each for itself."""
+def read_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read some parameters, each for itself; returns their values.
+
+    Args:
+        given: name and value, as for :func:`read_parameters`.
+
+    Raises:
+        ValueError: When a parameter is unknown or nested, or a value is not allowed.
+    """
+    if problems := _objections(given):
+        raise ValueError(" ".join(problems))
+    return {name: _READERS[name][1](_plain(value)) for name, value in given.items()}
+
+
+def _objections(given: Mapping[str, Any]) -> list[str]:
     return [problem for name, value in given.items() if (problem := _objection(name, value))]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import sys
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from monai.apps.auto3dseg.utils import import_bundle_algo_history
 from monai.auto3dseg.utils import algo_from_json
 
 from prox_monai.integrations.auto3dseg import ProxAlgo, algos
+from prox_monai.integrations.auto3dseg.planning import Device
 from prox_monai.plugin_files import plugin_folder
 
 
@@ -159,8 +160,6 @@ def test_the_template_is_not_written_into(generate, tmp_path):
 
 def test_a_failing_training_says_why(generate, quiet_monai):
     algo = generate()
-    label = Path(json.loads(Path(config_of(algo)["data_list_file_path"]).read_text())["training"][0]["label"])
-    assert label.name == "case_0.nii.gz"
     script = Path(algo.output_path) / "scripts" / "train.py"
     script.write_text("raise SystemExit('the disk is full')")
     with pytest.raises(RuntimeError, match="the disk is full"):
@@ -198,6 +197,41 @@ def test_unknown_settings_of_an_input_file(cases, stats, tmp_path):
     generator = BundleGen(str(tmp_path), {"prox": entry}, None, str(stats), str(source))
     with pytest.raises(ValueError, match=r"unknown parameter 'prox_widths', did you .* network#depth is nested"):
         generator.generate(str(tmp_path), num_fold=1)
+
+
+@pytest.mark.parametrize("key", ["modality", "datalist", "dataroot"])
+def test_an_input_without_a_key(key, cases, stats, tmp_path):
+    """AutoRunner refuses it by itself, BundleGen does not."""
+    source = tmp_path / "input.yaml"
+    source.write_text(yaml.safe_dump({name: value for name, value in cases.source.items() if name != key}))
+    generator = BundleGen(str(tmp_path), algos(), None, str(stats), str(source))
+    with pytest.raises(ValueError, match=f"the input must name modality, datalist and dataroot, it lacks {key}"):
+        generator.generate(str(tmp_path), num_fold=1)
+
+
+def test_a_trained_model_outlives_a_bad_setting(generate):
+    """Generated again, as AutoRunner(algo_gen=True) does in a work directory that was used."""
+    folder = Path(generate().output_path)
+    (folder / "model").mkdir()
+    (folder / "model" / "model.pt").touch()
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ValueError, match="a patch of 4x4x4 voxels is too small"):
+        generate(roi_size=[4, 4, 4])
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_patch_is_planned_for_the_spacing_that_is_given(generate):
+    assert config_of(generate())["roi_size"] == [24, 24, 20]
+    config = config_of(generate(resample_resolution="1,1,2"))
+    assert config["resample_resolution"] == [1.0, 1.0, 2.0]
+    assert config["roi_size"][2] <= 12
+
+
+def test_the_patch_is_planned_for_the_channels_that_are_given(generate, monkeypatch):
+    small = Device(cuda=False, memory_gb=0.015, ram_gb=1.0)
+    monkeypatch.setattr(Device, "present", lambda: small)
+    assert config_of(generate(prox_channels=4))["roi_size"] == [24, 24, 20]
+    assert math.prod(config_of(generate(prox_channels=32))["roi_size"]) < 24 * 24 * 20
 
 
 def test_class_names_with_a_background(generate, cases):
@@ -244,6 +278,17 @@ def test_hpo_keeps_what_was_filled(generate, tmp_path):
     algo.export_to_disk(str(tmp_path / "hpo"), "prox_0_override_x", bundle_root="elsewhere", fill_with_datastats=False)
     assert config_of(algo)["num_epochs"] == 7
     assert config_of(algo)["bundle_root"] == str(tmp_path / "hpo" / "prox_0_override_x")
+
+
+def test_hpo_in_a_moved_work_directory_keeps_what_was_edited(copied, tmp_path):
+    file = copied / "prox_0" / "configs" / "hyper_parameters.yaml"
+    file.write_text(file.read_text().replace("num_epochs: 4", "num_epochs: 9"))
+    algo, _ = algo_from_json(str(copied / "prox_0" / "algo_object.json"))
+    algo.export_to_disk(str(tmp_path / "hpo"), "prox_0_x", learning_rate=0.02, fill_with_datastats=False)
+    config = config_of(algo)
+    assert (config["num_epochs"], config["learning_rate"]) == (9, 0.02)
+    assert config["data_list_file_path"] == str(copied / "datalist.json")
+    assert algo.fill_records["hyper_parameters.yaml"]["num_epochs"] == 9
 
 
 def test_the_template_is_found_where_another_machine_had_it(generate, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -109,6 +110,21 @@ def test_an_input_without_a_key(key, own):
 def test_a_datalist_without_training(own, tmp_path):
     changed = own.change(tmp_path / "other.json", lambda content: content.update(train=content.pop("training")))
     refused(changed.source, r"other.json must have the key 'training', a list of cases, got testing, train")
+
+
+def test_a_datalist_that_is_a_list(own, tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(json.loads(own.datalist.read_text())["training"]))
+    message = "list.json must have the key 'training', a list of cases, got a list"
+    refused({**own.source, "datalist": str(path)}, message)
+
+
+def test_a_label_in_several_files(own, tmp_path):
+    def several(content):
+        content["training"][1]["label"] = ["labelsTr/case_0.nii.gz", "labelsTr/case_1.nii.gz"]
+
+    text = refused(own.change(tmp_path / "several.json", several).source, "several.json cannot be used, problems: 1")
+    assert re.search(r"label of case 2 \(.*case_1.nii.gz\) must be one file, got \['.*case_0.nii.gz', ", text)
 
 
 def test_two_axes(own):

@@ -54,6 +54,17 @@ def test_a_choice_in_the_file_of_parameters(image, copied):
     assert not torch.equal(smallest, largest)
 
 
+def test_a_choice_takes_the_place_of_the_one_in_the_file(copied):
+    path = copied / "prox_0" / "configs" / "hyper_parameters.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("subnet: [largest]", "subnet: [smallest]"))
+    chosen = InferClass(path, max_latency_ms=1e6).parameters
+    assert (chosen.subnet, chosen.max_latency_ms) == (("largest",), 1e6)
+    path.write_text(text.replace("max_latency_ms: 0.0", "max_latency_ms: 5.0"))
+    chosen = InferClass(path, subnet="smallest").parameters
+    assert (chosen.subnet, chosen.max_latency_ms) == (("smallest",), 0)
+
+
 def test_a_budget_takes_the_best_within_it(config, pipeline, image):
     rows = read_rows(pipeline.work / "prox_0" / "model" / "subnets.jsonl")
     fastest = min(rows, key=lambda row: row["latency_ms"])

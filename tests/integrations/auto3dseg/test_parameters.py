@@ -77,6 +77,10 @@ def test_every_method_has_a_schedule(preset):
         ({"normalize_mode": "ct"}, "intensity must be lower bound, upper bound, mean and deviation .* got \\[\\]"),
         ({"roi_size": (4, 4, 4)}, "a patch of 4x4x4 voxels is too small"),
         ({"prox_kernel": (4,)}, "kernel"),
+        (
+            {"subnet": ("smallest", "middle"), "max_latency_ms": 5.0},
+            "max_latency_ms chooses the subnet: give one of both, got 5 and smallest, middle",
+        ),
         ({"prox_resolution": (0.95, 1.0)}, "resolution 1 and 0.95 both lead to an input of"),
         ({"prox_width": (1.0, 0.5)}, "width must have strictly increasing candidates"),
     ],

@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import yaml
 from monai.apps.auto3dseg import AlgoEnsembleBestByFold, AlgoEnsembleBestN, AlgoEnsembleBuilder, AutoRunner
 from monai.apps.auto3dseg.utils import import_bundle_algo_history
@@ -80,6 +81,11 @@ def test_a_second_run_repeats_nothing(pipeline, copied, quiet_monai):
     assert (copied / "prox_0" / "model" / "model.pt").stat().st_mtime_ns == before
 
 
+def labels_of_both_folds(work: Path, image: Path, **choice) -> np.ndarray:
+    configs = [work / f"prox_{fold}" / "configs" / "hyper_parameters.yaml" for fold in (0, 1)]
+    return torch.stack([InferClass(config, **choice).infer(image) for config in configs]).mean(0).argmax(0).numpy()
+
+
 @pytest.mark.parametrize(
     "choice", [{"subnet": "smallest"}, {"max_latency_ms": 1e6}, {"subnet": ["smallest", "largest"]}]
 )
@@ -89,7 +95,10 @@ def test_a_subnet_is_chosen_when_predicting_in_a_moved_work_directory(choice, pi
     runner.set_image_save_transform(output_dir=str(copied / "chosen"))
     runner.run()
     (file,) = (copied / "chosen").rglob("*.nii.gz")
-    assert nib.load(file).shape == nib.load(image_of(pipeline)).shape
+    saved = np.asanyarray(nib.load(file).dataobj)
+    assert np.array_equal(saved, labels_of_both_folds(copied, image_of(pipeline), **choice))
+    if choice == {"subnet": "smallest"}:  # or the choice would not show
+        assert not np.array_equal(saved, labels_of_both_folds(copied, image_of(pipeline)))
 
 
 def test_a_subnet_that_does_not_exist_is_refused(pipeline, copied, quiet_monai):

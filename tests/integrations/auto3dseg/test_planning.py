@@ -8,8 +8,10 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from monai.bundle import ConfigParser
 
 from prox_monai.integrations.auto3dseg.planning import DataSummary, Device, plan, target_spacing
@@ -99,6 +101,11 @@ def test_channels_classes_and_normalisation(name, channels, classes, mode, sets,
     assert nnunet_plans[name]["configurations"]["3d_fullres"]["normalization_schemes"] == [scheme] * channels
 
 
+def test_the_report_has_the_intensity_of_the_first_channel(sets):
+    """Labels 1 and 2 are 100 and 200 there, 200 and 400 in the second one."""
+    assert DataSummary.of(sets["two_modalities"][1]).foreground["mean"] == pytest.approx(150, rel=0.05)
+
+
 def test_an_anisotropic_set_gets_flat_kernels_first(sets):
     cases, stats = sets["anisotropic"]
     ours = plan(DataSummary.of(stats), modality=cases.modality, device=GPU)
@@ -135,6 +142,20 @@ def test_less_memory_makes_a_smaller_patch():
     assert all(small < large for small, large in zip(patches[1], patches[0], strict=True))
 
 
+def test_fewer_channels_make_a_larger_patch():
+    """What the message on too little memory advises."""
+    wide, little = changed(size=(240.0, 250.0, 160.0)), dataclasses.replace(GPU, memory_gb=2)
+    planned = [plan(wide, modality="mri", device=little, first_channels=first) for first in (32, 8)]
+    assert [each.prox_channels for each in planned] == [32, 8]
+    assert all(few > many for many, few in zip(*(each.roi_size for each in planned), strict=True))
+
+
+def test_another_spacing_makes_another_patch():
+    ours = plan(SUMMARY, modality="mri", device=GPU, spacing=(2.0, 2.0, 2.0))
+    assert ours.resample_resolution == (2.0, 2.0, 2.0)
+    assert ours.roi_size == (20, 28, 20)
+
+
 def test_images_are_kept_in_memory_as_far_as_it_goes():
     large = changed(size=(400.0, 400.0, 300.0))
     rates = [plan(summary, modality="mri", device=CPU).cache_rate for summary in (SUMMARY, large)]
@@ -156,7 +177,7 @@ def test_a_ct_is_scaled_by_all_images():
 
 
 def test_a_ct_of_several_channels_is_scaled_image_by_image(caplog):
-    """The report has the intensity of all channels together."""
+    """The report has the intensity of the first channel alone."""
     ours = plan(changed(channels=2), modality="CT", device=GPU)
     assert (ours.normalize_mode, ours.intensity) == ("image", ())
     assert "2 channels: each is scaled by itself" in caplog.text
@@ -175,6 +196,11 @@ def test_images_that_are_mostly_empty_are_scaled_by_what_is_in_them():
         ({"labels": (0,)}, None, "labels must be 0 for the background, then 1, 2, ... for the classes, got 0"),
         ({"labels": (-1, 0, 1)}, None, "labels must be 0 for the background, .* got -1, 0, 1"),
         ({"size": (6.0, 6.0, 6.0)}, None, "a patch of 6x6x6 voxels is too small"),
+        (
+            {"labels": tuple(range(0, 4000, 2))},
+            None,
+            "they are 0, 2, 4, 6, 8, 10, 12, 14, 16, 18 and 1990 more, and no .* 17, 19 and 1989 more.$",
+        ),
     ],
 )
 def test_labels_and_sizes_that_cannot_be_trained_are_refused(fields, names, message):
@@ -201,9 +227,19 @@ def test_labels_between_integers_are_refused(sets):
     stats["stats_summary"]["label_stats"]["labels"] = [0, 0.5, 1]
     with pytest.raises(ValueError, match="labels must be integers, got 0, 0.5, 1"):
         DataSummary.of(stats)
+    stats["stats_summary"]["label_stats"]["labels"] = [label / 2 for label in range(1000)]
+    with pytest.raises(ValueError, match="labels must be integers, got 0, 0.5, .* 4, 4.5 and 990 more.$"):
+        DataSummary.of(stats)
 
 
 def test_the_present_device():
     device = Device.present()
     assert 0 < device.memory_gb <= 8
     assert device.ram_gb > 0
+
+
+def test_memory_is_shared_by_a_process_per_gpu(monkeypatch):
+    alone = Device.present().ram_gb * max(1, torch.cuda.device_count())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=2**35))
+    assert Device.present() == Device(cuda=True, memory_gb=8.0, ram_gb=pytest.approx(alone / 4))

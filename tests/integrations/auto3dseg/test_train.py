@@ -76,7 +76,7 @@ def test_a_training_that_was_broken_off_goes_on(train, generate, monkeypatch):
             run(config_of(algo), **QUICK)
     assert steps
     assert not (model_of(algo) / "progress.yaml").exists()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"prox_0 is not trained: there is no .*progress.yaml.$"):
         algo.get_score()  # so that AutoRunner takes it for untrained
     run(config_of(algo), **QUICK)
     assert "going on from" in (model_of(algo) / "training.log").read_text()
@@ -120,12 +120,13 @@ def test_it_does_not_go_on_with_other_parameters(generate, quiet_monai):
     folder = model_of(algo) / "training"
     folder.mkdir(parents=True)
     (folder / "checkpoint_epoch=2.pt").write_bytes(b"")
-    old = {**yaml.safe_load(Path(config_of(algo)).read_text()), "num_epochs": 8}
+    moved = {"num_epochs": 8, "data_file_base_dir": "/where/the/data/was"}
+    old = {**yaml.safe_load(Path(config_of(algo)).read_text()), **moved}
     (model_of(algo) / "parameters.yaml").write_text(yaml.safe_dump(old))
-    old["data_file_base_dir"] = "/where/the/data/was"
-    (model_of(algo) / "parameters.yaml").write_text(yaml.safe_dump(old))
-    with pytest.raises(ValueError, match=r"had other parameters: num_epochs \(8 then, 4 now\).* remove that folder"):
+    other = r"had other parameters: num_epochs \(8 then, 4 now\).* remove that folder"
+    with pytest.raises(ValueError, match=other) as caught:
         run(config_of(algo), **QUICK)
+    assert "data_file_base_dir" not in str(caught.value)
 
 
 def test_a_finished_training_is_begun_anew(train):
@@ -148,6 +149,9 @@ def test_a_finished_model_is_kept_until_the_next_is_finished(train, monkeypatch)
     assert (previous / "model.pt").read_bytes() == before
     assert {"model.pt", "parameters.yaml", "progress.yaml", "subnets.jsonl"} <= {p.name for p in previous.iterdir()}
     assert not (model_of(algo) / "progress.yaml").exists()
+    cause = r"second training of it was broken off.* run AutoRunner with train=True .* move what is in .*previous back"
+    with pytest.raises(FileNotFoundError, match=cause):
+        algo.get_score()  # for which AutoRunner asks, as the first training's is in algo_object.json
     run(config_of(algo), **QUICK)
     assert not previous.exists()
     assert (model_of(algo) / "progress.yaml").exists()
