@@ -11,8 +11,9 @@ inverted    inverted residuals.
 stored      inverted residuals in additive couplings, whose activations are stored.
 reversible  the same function, but for rounding; activations are computed again in the backward pass.
 
-First all four at several sizes. Then the reversible one, larger in one respect (volume, blocks per section, channels):
-by bisection, how much larger it may be in the memory that `stored` and `inverted` take at the base size.
+First memory and time of all four at a base size, and their memory at others. Then the reversible one, larger in one
+respect (volume, blocks per section, channels): by bisection, how much larger it may be in the memory that `stored` and
+`inverted` take at the base size.
 
 Every measurement is a process of its own. Memory is what it grows by at its peak, from before the network is built:
 weights, gradients, activations, the runtime's workspace; of the resident set on a CPU, of torch's allocator on CUDA.
@@ -76,7 +77,7 @@ class Plan:
 
     Args:
         base: the size whose memory is the budget.
-        others: further sizes at which all networks are compared.
+        others: further sizes at which the memory of all networks is compared.
         series: per respect the larger and larger sizes of the reversible network.
     """
 
@@ -221,7 +222,8 @@ def times_larger(respect: str, size: Size, base: Size) -> float:
 
 def compare(plan: Plan, device: str, threads: int, steps: int) -> dict:
     """Measure all networks at the sizes of a plan, and of its series as many as it takes to find what fits."""
-    rows = [measure(name, size, device, threads, steps) for size in (plan.base, *plan.others) for name in NETWORKS]
+    rows = [measure(name, plan.base, device, threads, steps) for name in NETWORKS]
+    rows += [measure(name, size, device, threads, 0) for size in plan.others for name in NETWORKS]
     at_base = {row["network"]: row for row in rows[: len(NETWORKS)]}
     fits, series = {}, {}
     for respect, sizes in plan.series.items():

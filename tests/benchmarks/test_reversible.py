@@ -67,7 +67,7 @@ def test_what_fits_is_found_in_each_respect(made_up):
     result = reversible.compare(Plan(base, (Size(3, 4, (16, 16, 16)),), sizes), "cpu", 1, 1)
     assert [size for name, size, _ in made_up if name == "plain"] == [base, Size(3, 4, (16, 16, 16))]
     assert len(set(made_up)) == len(made_up)
-    assert all(steps == (1 if size in (base, Size(3, 4, (16, 16, 16))) else 0) for _, size, steps in made_up)
+    assert all(steps == (1 if size == base else 0) for _, size, steps in made_up)
     assert result["fits"]["volume"]["stored"] == {"times": 2.0, "at_least": False}
     assert result["fits"]["depth"]["inverted"] == {"times": 4.0, "at_least": True}
     assert result["fits"]["channels"] == {
