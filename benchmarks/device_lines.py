@@ -1,4 +1,4 @@
-"""The lines of README.md's results on devices: Auto3DSeg, search and latency, export, reversible blocks."""
+"""The lines of README.md's results beside the comparison: Auto3DSeg, OCT, search, export, reversible blocks."""
 
 from __future__ import annotations
 
@@ -41,6 +41,56 @@ def auto3dseg_lines(results: Path) -> list[str]:
         "",
         *markdown(("subnet", "parameters", "one patch", "one case", "Dice of saved files"), "lrrrr", rows),
     ]
+
+
+def oct_lines(results: Path) -> list[str]:
+    """Return the lines on the OCT classifier, for quick and full settings as far as they were measured."""
+    sizes = {"oct": "quick settings", "oct_full": "own size"}
+    found = ((name, size, _read(results / f"{name}.json")) for name, size in sizes.items())
+    return [line for name, size, result in found if result is not None for line in _oct_lines(name, size, result)]
+
+
+def _oct_lines(name: str, size: str, result: Mapping[str, Any]) -> list[str]:
+    methods, machine, latency = result["methods"], result["machine"], result["latency_buckets"]
+    subnets = max(row["random"]["subnets"] for row in methods.values())
+    header = ("method", "folds", "training", "÷ PS", "random subnets: mean (least to most)", "largest, pooled (95 %)")
+    means = latency["mean_balanced_accuracy"]
+    return [
+        "",
+        f"`make bench-oct`: methods on the OCT classifier, {result['images']} images, folds grouped by patient, the "
+        f"bundle's {size}, {result['epochs']} epochs each; {machine['device']}, {machine['threads']} threads. Balanced "
+        f"accuracy (chance 0.25) on unseen images of {subnets} random subnets, each averaged over the folds, and of "
+        f"the largest over the images of all folds with a bootstrap over patients; training per fold, without "
+        f"validation, against progressive shrinking (PS):",
+        "",
+        *markdown(header, "lrrrrr", (_oct_cells(method, row) for method, row in methods.items())),
+        "",
+        "The random subnets by latency:",
+        "",
+        *markdown(
+            ("method", *(f"{low:.1f} to {high:.1f} ms" for low, high in latency["milliseconds"])),
+            "l" + "r" * len(latency["milliseconds"]),
+            ((f"`{method}`", *map(_score, row)) for method, row in means.items()),
+        ),
+        "",
+        f"![Balanced accuracy by latency](benchmarks/results/{name}.png)",
+    ]
+
+
+def _oct_cells(method: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    drawn, largest, ratio = row["random"], row["largest_pooled"], row["train_seconds_ratio"]
+    return (
+        f"`{method}`",
+        str(len(row["folds"])),
+        f"{row['train_seconds'] / 60:.1f} min",
+        "" if ratio is None else f"{ratio:.2f}",
+        f"{drawn['mean']:.3f} ({drawn['min']:.3f} to {drawn['max']:.3f})",
+        f"{largest['balanced_accuracy']:.3f} ({largest['low']:.3f} to {largest['high']:.3f})",
+    )
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def deploy_lines(results: Path) -> list[str]:

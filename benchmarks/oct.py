@@ -11,9 +11,9 @@ number of epochs. Each method and fold is a unit: trained, then evaluated on the
 with smallest, middle, largest and the same random subnets for all. What is done is not done again; an evaluation that
 was broken off goes on, a training begins anew, because its time counts. Leave the machine alone while it runs.
 
-Printed and written to benchmarks/results/oct.json, with a picture: training time; balanced accuracy of the random
-subnets, each averaged over the folds; that of the largest over all images, each predicted in the fold that left it
-unseen, with a bootstrap over patients; by bucket of latency.
+Printed and written to benchmarks/results/oct.json, with a picture, and into README.md: training time; balanced
+accuracy of the random subnets, each averaged over the folds; that of the largest over all images, each predicted in
+the fold that left it unseen, with a bootstrap over patients; by bucket of latency.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import update_readme
 from comparison.command import BENCHMARKS, run
 from comparison.oct_summary import summarise, table
 from comparison.summary import BUCKETS, bucket_scores, write_json
@@ -238,6 +239,8 @@ def publish(place: Place) -> None:
     buckets = min(BUCKETS, len({latency for pairs in scores.values() for latency, _ in pairs}))
     title = f"Retinal OCT, {place.subnets} random subnets in each of {len({r['fold'] for r in results})} folds"
     bucket_picture(scores, folder / f"{place.name}.png", title=title, buckets=buckets, label=LABEL)
+    if folder == RESULTS:
+        update_readme.write_readme()
     print(table(summary))
     logger.info("written to %s", folder / f"{place.name}.json")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 from comparison.markdown import markdown
-from device_lines import auto3dseg_lines, deploy_lines, reversible_lines, search_lines
+from device_lines import auto3dseg_lines, deploy_lines, oct_lines, reversible_lines, search_lines
 
 from prox_monai.evaluation.multiply_adds import ALIASES
 
@@ -255,6 +255,7 @@ def table() -> str:
         *deploy_lines(RESULTS),
         *search_lines(RESULTS),
         *bundle_lines(),
+        *oct_lines(RESULTS),
         *auto3dseg_lines(RESULTS),
         *paper_lines(),
         *ranking_lines(),

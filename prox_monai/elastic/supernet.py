@@ -193,12 +193,39 @@ class Supernet(nn.Module):
         if self.kernel_transforms:
             raise ValueError("a supernet with kernel transforms does not grow: its largest network bounds it.")
         space.check_includes(self.space)
-        largest = self.space.largest()
-        grown = Supernet(self.architecture, space, growth=self.growth).to(self._like)
-        grown.absorb(largest, without_resolution(self.extract(largest)))
+        grown = self._with_space(space, self.space.largest())
         grown.activate(self._active)
         grown._opened_depth = self._opened_depth
-        return grown.train(self.training)
+        return grown
+
+    @torch.no_grad()
+    def only(self, space: SearchSpace) -> Supernet:
+        """Return a supernet of a smaller space, every subnet of which gives the same output as in this one.
+
+        Its largest subnet is active.
+
+        Raises:
+            ValueError: When the new space has a subnet that this one lacks, or kernels are transforms of one that it
+                lacks.
+        """
+        self.space.check_includes(space)
+        kept = self.space.kernel[-len(space.kernel) :]
+        if self.kernel_transforms and space.kernel != kept:
+            raise ValueError(
+                f"kernel must be the largest of {self.space.kernel}, of which others are transforms, got "
+                f"{space.kernel}."
+            )
+        smaller = self._with_space(space, space.largest())
+        for key, transforms in smaller.transforms.items():
+            for name, matrix in transforms.named_parameters():
+                matrix.copy_(self.transforms[key].get_parameter(name))
+        return smaller
+
+    def _with_space(self, space: SearchSpace, largest: SubnetConfig) -> Supernet:
+        """A supernet of another space with the tensors of the largest subnet that both have."""
+        other = Supernet(self.architecture, space, growth=self.growth, kernel_transforms=self.kernel_transforms)
+        other.to(self._like).absorb(largest, without_resolution(self.extract(largest)))
+        return other.train(self.training)
 
     def get_extra_state(self) -> Tensor:
         """Encode space and active subnet as bytes of fixed length, so that a state dict describes itself."""

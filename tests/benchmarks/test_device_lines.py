@@ -31,6 +31,7 @@ def results(tmp_path):
 def test_without_results_there_are_no_lines(tmp_path):
     for lines in (
         device_lines.auto3dseg_lines,
+        device_lines.oct_lines,
         device_lines.deploy_lines,
         device_lines.search_lines,
         device_lines.reversible_lines,
@@ -116,6 +117,39 @@ def test_auto3dseg(seconds, text_of_it, results):
     assert "160 training and 40 validation cases" in text
     assert f"2 threads: {text_of_it}score 0.840" in text
     assert "| smallest `d1-w.25-k3-r.8` | 0.17 M | 20 ms | 0.50 s | 0.810 |" in text
+
+
+def test_oct(results):
+    folder, write = results
+    row = {
+        "folds": [0, 1],
+        "train_seconds": 450.0,
+        "train_seconds_ratio": None,
+        "random": {"subnets": 30, "mean": 0.612, "min": 0.571, "max": 0.655},
+        "largest_pooled": {"balanced_accuracy": 0.634, "low": 0.55, "high": 0.71},
+    }
+    latency = {
+        "milliseconds": [[2.04, 3.11], [3.2, 7.0]],
+        "mean_balanced_accuracy": {"plus": [0.601, 0.623], "progressive_shrinking": [0.58, None]},
+    }
+    result = {
+        "epochs": 30,
+        "images": 208,
+        "machine": {"device": "a processor", "threads": 2},
+        "methods": {"plus": row, "progressive_shrinking": row | {"folds": [0], "train_seconds_ratio": 1.0}},
+        "latency_buckets": latency,
+    }
+    write("oct", result)
+    text = "\n".join(device_lines.oct_lines(folder))
+    assert "208 images, folds grouped by patient, the bundle's quick settings, 30 epochs each" in text
+    assert "a processor, 2 threads" in text
+    assert "| `plus` | 2 | 7.5 min |  | 0.612 (0.571 to 0.655) | 0.634 (0.550 to 0.710) |" in text
+    assert "| `progressive_shrinking` | 1 | 7.5 min | 1.00 |" in text
+    assert "| method | 2.0 to 3.1 ms | 3.2 to 7.0 ms |" in text
+    assert "| `progressive_shrinking` | 0.580 |  |" in text
+    assert "benchmarks/results/oct.png" in text
+    write("oct_full", result)
+    assert "the bundle's own size" in "\n".join(device_lines.oct_lines(folder))
 
 
 def test_reversible(results):

@@ -8,7 +8,9 @@ import pytest
 
 pytest.importorskip("monai", reason='needs pip install "prox-monai[monai]"')
 
+import device_lines
 import oct as benchmark
+import update_readme
 from comparison.oct_summary import method_row
 
 from prox_monai.data.synthetic_classes import write_synthetic_classes
@@ -48,6 +50,7 @@ def finished(tmp_path_factory) -> SimpleNamespace:
     methods = ["--methods", "plus", "progressive_shrinking", "--folds", "0", "1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "RESULTS", folder / "results")
+        patch.setattr(update_readme, "write_readme", (folder / "written").touch)
         code = benchmark.main([*arguments, *methods])
     return SimpleNamespace(
         folder=folder, output=folder / "out" / "oct", arguments=arguments, methods=methods, code=code
@@ -57,6 +60,7 @@ def finished(tmp_path_factory) -> SimpleNamespace:
 @pytest.fixture(autouse=True)
 def own_results(finished, monkeypatch):
     monkeypatch.setattr(benchmark, "RESULTS", finished.folder / "results")
+    monkeypatch.setattr(update_readme, "write_readme", lambda: None)
 
 
 def results(finished) -> list[dict]:
@@ -104,6 +108,14 @@ def test_summary_and_picture(finished):
     assert set(summary["latency_buckets"]["mean_balanced_accuracy"]) == set(summary["methods"])
 
 
+def test_readme_says_it(finished):
+    assert (finished.folder / "written").exists()
+    text = "\n".join(device_lines.oct_lines(finished.folder / "results"))
+    assert "16 images" in text
+    assert "| `plus` | 2 |" in text
+    assert "| `progressive_shrinking` | 2 |" in text
+
+
 def test_a_subnet_counts_once_however_many_folds(finished):
     units = results(finished)
     row = method_row("plus", units)
@@ -137,6 +149,10 @@ def test_an_evaluation_that_was_broken_off_goes_on(finished, monkeypatch):
 
 
 def test_published_results_give_way_only_to_as_many(finished, monkeypatch):
+    def write_readme():
+        raise AssertionError
+
+    monkeypatch.setattr(update_readme, "write_readme", write_readme)
     monkeypatch.setattr(benchmark, "RESULTS", finished.folder / "more")
     published = finished.folder / "more" / "oct.json"
     published.parent.mkdir()

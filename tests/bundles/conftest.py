@@ -109,7 +109,12 @@ HIPPOCAMPUS_TINY = {
 
 @pytest.fixture(scope="session")
 def hippocampus_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_synthetic_decathlon(tmp_path_factory.mktemp("data") / "Task99_Synthetic", cases=4, size=(18, 20, 16))
+    """Head and tail of synthetic bodies under the names that the bundle trains on."""
+    folder = tmp_path_factory.mktemp("data") / "Task99_Synthetic"
+    description = write_synthetic_decathlon(folder, cases=4, size=(18, 20, 16)) / "dataset.json"
+    labels = {"0": "background", "1": "Anterior", "2": "Posterior"}
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"labels": labels}))
+    return folder
 
 
 @pytest.fixture
@@ -183,15 +188,28 @@ def tumours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def brats(tumours: Path, tmp_path: Path) -> Bundle:
+    """Not trained yet, in a folder of its own."""
+    return _brats(tumours, tmp_path)
+
+
 @pytest.fixture(scope="session")
 def trained_brats(tumours: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Trained through all phases; tests do not write into its folder."""
-    folder = tmp_path_factory.mktemp("trained")
+    bundle = _brats(tumours, tmp_path_factory.mktemp("trained"))
+    bundle.run("train", "train.json")
+    return bundle
+
+
+def _brats(data: Path, folder: Path) -> Bundle:
+    root = BUNDLES / "brats_mri_prox_segmentation"
     override = {
         **BRATS_TINY,
+        "bundle_root": str(root),
         "ckpt_dir": str(folder / "models"),
         "output_dir": str(folder / "eval"),
-        "dataset_dir": str(tumours),
+        "dataset_dir": str(data),
         "fold": "all",
         "epochs": [1, 1, 1, 1, 6, 1],
         "iterations_per_epoch": 4,
@@ -199,10 +217,7 @@ def trained_brats(tumours: Path, tmp_path_factory: pytest.TempPathFactory) -> Bu
         "num_workers": 0,
         "cache_rate": 1.0,
     }
-    root = BUNDLES / "brats_mri_prox_segmentation"
-    bundle = Bundle(root, {"bundle_root": str(root), **override})
-    bundle.run("train", "train.json")
-    return bundle
+    return Bundle(root, override)
 
 
 RETINAL_TINY = {

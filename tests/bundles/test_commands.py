@@ -72,7 +72,7 @@ def test_command(short, words, request, tmp_path, monkeypatch):
     folder = copy_bundle(NAMES[short], tmp_path / "bundle")
     monkeypatch.chdir(folder)
     if words[0] == "torchrun":
-        assert words[3:7] == ["-m", "monai.bundle", "run", "--config_file"]  # run by test_<bundle>_commands.py
+        assert words[3:7] == ["-m", "monai.bundle", "run", "--config_file"]  # run by test_two_processes.py
         return
     if "--max_latency_ms" in words:
         trained.run("train", "train.json", "search.json", per_bucket=0, output_dir=str(tmp_path / "eval"))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from zipfile import ZipFile
 
 import nibabel as nib
 import numpy as np
@@ -29,18 +30,22 @@ run(config_file="configs/inference.json", dataset_dir=sys.argv[1], output_dir=sy
 """
 
 
-@pytest.fixture(scope="module")
-def bundle(trained_hippocampus, tmp_path_factory) -> Path:
+def small(trained, folder: Path) -> Path:
     """The bundle as somebody has it who made its network small and trained it."""
-    folder = copy_bundle(trained_hippocampus.folder.name, tmp_path_factory.mktemp("own") / "bundle")
+    copy_bundle(trained.folder.name, folder)
     path = folder / "configs" / "inference.json"
     content = json.loads(path.read_text())
-    for key, value in trained_hippocampus.network.items():
+    for key, value in trained.network.items():
         first, *rest = key.split("::")
         (content[first].update({rest[0]: value}) if rest else content.update({first: value}))
     path.write_text(json.dumps(content))
-    (folder / "models").symlink_to(trained_hippocampus.override["ckpt_dir"])
+    (folder / "models").symlink_to(trained.override["ckpt_dir"])
     return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(trained_hippocampus, tmp_path_factory) -> Path:
+    return small(trained_hippocampus, tmp_path_factory.mktemp("own") / "bundle")
 
 
 def label_maps(folder: Path) -> dict[str, np.ndarray]:
@@ -48,10 +53,13 @@ def label_maps(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("subnet", "form"), [("d2-w1-k5-r1", "model.pt"), ("smallest", "model.ts")])
-def test_it_predicts_the_same_without_this_package(bundle, trained_hippocampus, tmp_path, subnet, form):
+@pytest.mark.parametrize("name", ["hippocampus", "brats"])
+def test_it_predicts_the_same_without_this_package(name, request, tmp_path, subnet, form):
+    trained = request.getfixturevalue(f"trained_{name}")
+    bundle = small(trained, tmp_path / "bundle")
     if form == "model.pt":
         pytest.importorskip("dynamic_network_architectures", reason='needs pip install "prox-monai[nnunet]"')
-    images = Path(trained_hippocampus.override["dataset_dir"], "imagesTr")
+    images = Path(trained.override["dataset_dir"], "imagesTr")
     config = export_bundle(bundle, tmp_path / "plain", subnet=subnet)
     assert [path.name for path in (tmp_path / "plain" / "models").iterdir()] == [form]
     metadata = json.loads((tmp_path / "plain" / "configs" / "metadata.json").read_text())
@@ -62,13 +70,34 @@ def test_it_predicts_the_same_without_this_package(bundle, trained_hippocampus, 
     command = [sys.executable, "-c", WITHOUT_PLUGIN, str(images), str(tmp_path / "predicted")]
     done = subprocess.run(command, cwd=tmp_path / "plain", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    trained_hippocampus.run(
-        "infer", "inference.json", dataset_dir=str(images), output_dir=str(tmp_path / "own"), subnet=subnet
-    )
+    trained.run("infer", "inference.json", dataset_dir=str(images), output_dir=str(tmp_path / "own"), subnet=subnet)
     ours, plain = label_maps(tmp_path / "own"), label_maps(tmp_path / "predicted")
     assert ours.keys() == plain.keys()
-    assert len(ours) == 4
+    assert len(ours) == len(list(images.iterdir()))
+    assert any(len(np.unique(labels)) > 1 for labels in ours.values())
     assert all(np.array_equal(ours[name], plain[name]) for name in ours)
+
+
+def test_torchscript_holds_the_configuration_of_inference(bundle, tmp_path):
+    """MONAI Deploy takes its transforms from it."""
+    export_bundle(bundle, tmp_path / "plain", subnet="smallest")
+    with ZipFile(tmp_path / "plain" / "models" / "model.ts") as archive:
+        extra = {Path(name).name: archive.read(name) for name in archive.namelist() if "/extra/" in name}
+    assert extra.keys() == {"metadata.json", "inference.json"}
+    written = json.loads((tmp_path / "plain" / "configs" / "inference.json").read_text())
+    assert json.loads(extra["inference.json"]) == written
+    assert {"preprocessing", "inferer", "postprocessing"} <= written.keys()
+    assert b"prox" not in extra["inference.json"]
+
+
+def test_settings_of_the_training_are_left_out(bundle, tmp_path):
+    """Those that inference does not have: what they refer to is not there, either."""
+    settings = {"preset": "plus", "epochs": 6, "save_interval": "@val_interval", "overlap": 0.25}
+    (tmp_path / "quick.json").write_text(json.dumps(settings))
+    export_bundle(bundle, tmp_path / "plain", subnet="smallest", configs=[tmp_path / "quick.json"])
+    shipped, plain = (json.loads((f / "configs" / "inference.json").read_text()) for f in (bundle, tmp_path / "plain"))
+    assert plain.keys() < shipped.keys()
+    assert plain["overlap"] == 0.25
 
 
 def test_the_command_takes_the_best_subnet_within_a_budget(bundle, tmp_path, capsys):

@@ -151,11 +151,28 @@ def test_a_training_that_was_broken_off_goes_on(hippocampus, trained_hippocampus
     first = torch.load(hippocampus.model, weights_only=True)
     hippocampus.run("train", "train.json", resume=True)
     ours, theirs = (torch.load(bundle.model, weights_only=True) for bundle in (hippocampus, trained_hippocampus))
-    assert any(not torch.equal(first[name], tensor) for name, tensor in theirs.items())
+    assert first.keys() < theirs.keys()
+    assert any(not torch.equal(tensor, theirs[name]) for name, tensor in first.items() if name != "_extra_state")
     assert [name for name, tensor in theirs.items() if not torch.equal(ours[name], tensor)] == []
     hippocampus.run("train", "train.json", resume=True)  # nothing is left to do
     again = torch.load(hippocampus.model, weights_only=True)
     assert [name for name, tensor in ours.items() if not torch.equal(again[name], tensor)] == []
+
+
+def test_a_training_that_ended_early_offers_what_it_trained(hippocampus, images, refusal, tmp_path):
+    """Its phases had come to width: kernels and resolutions have not been trained."""
+    workflow = hippocampus.run("train", "train.json", **{"train::trainer::max_epochs": 3})
+    space = workflow.parser.get_parsed_content("schedule").phase_at(2).space
+    network = hippocampus.begin("infer", "inference.json").network_def
+    network.load_state_dict(torch.load(hippocampus.model, weights_only=True))
+    assert network.space == space
+    assert network.active == space.largest() == space.parse("d2-w1-k3-r.5")
+    text = refusal(lambda: predictions(hippocampus, images, tmp_path, subnet="d2-w1-k5-r1"))
+    assert "kernel 5 of section 0 is not in the search space (3,)" in text
+    hippocampus.run("train", "train.json", "evaluate.json", subnets=["smallest", "largest"])
+    rows = read_rows(Path(hippocampus.override["output_dir"], "subnets.jsonl"))
+    assert [row["key"] for row in rows] == [space.smallest().name, space.largest().name]
+    assert len(predictions(hippocampus, images, tmp_path)) == 2
 
 
 def test_a_training_is_begun_anew_when_asked(hippocampus, trained_hippocampus):

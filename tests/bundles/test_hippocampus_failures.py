@@ -46,6 +46,11 @@ def a_label_too_many(folder: Path) -> None:
     describe(folder, labels={"0": "background", "1": "head", "2": "tail", "3": "hilus"})
 
 
+def another_task(folder: Path) -> None:
+    """With as many channels and labels."""
+    describe(folder, labels={"0": "background", "1": "pancreas", "2": "cancer"})
+
+
 def another_value(folder: Path) -> None:
     for path in (folder / "labelsTr").iterdir():
         label = nib.load(path)
@@ -63,6 +68,7 @@ def a_file_gone(folder: Path) -> None:
     [
         (four_channels, r"has 4 channels \(FLAIR, T1w, T1gd, T2w\), not 1"),
         (a_label_too_many, "has labels background, head, tail, hilus; this network is for background, anterior hipp"),
+        (another_task, "has labels background, pancreas, cancer; this network is for background, anterior hippocampus"),
         (another_value, r"labelsTr/synthetic_\d+\.nii\.gz has the label 7, not 0 to 2"),
         (a_file_gone, r"labelsTr/synthetic_\d+\.nii\.gz"),
     ],
@@ -102,6 +108,14 @@ def test_another_folder(hippocampus, refusal, tmp_path, monkeypatch):
         assert text.startswith("bundle_root must be the folder of the bundle, with configs/metadata.json, got '.' in ")
         assert str(tmp_path) in text
     hippocampus.begin(*TRAIN)
+
+
+def test_the_folder_of_another_bundle(hippocampus, refusal):
+    for names in (TRAIN, EVALUATE, SEARCH, INFER):
+        other = str(hippocampus.folder.with_name("brats_mri_prox_segmentation"))
+        text = refusal(lambda names=names, other=other: hippocampus.begin(*names, bundle_root=other))
+        assert text.startswith("bundle_root must be the folder of the bundle 'Hippocampus MRI, elastic U-Net (ProX)'")
+        assert "which is that of 'Brain tumour MRI" in text
 
 
 def test_a_training_that_is_there(hippocampus, refusal):

@@ -13,6 +13,8 @@ if any(find_spec(name) is None for name in ("monai", "ignite", "fire", "tensorbo
 
 from monai.bundle import ConfigParser
 
+from prox_monai.space import SearchSpace
+
 BUNDLES = sorted((Path(__file__).parents[2] / "bundles").iterdir())
 
 
@@ -23,10 +25,17 @@ def test_space_and_subnets(bundle):
         parser = ConfigParser()
         parser.read_config(bundle / "configs" / name)
         space = parser.get_parsed_content("space")
-        described = {key: value for key, value in space.to_dict().items() if key != "groups"}
-        assert metadata["search_space"] == described
+        assert SearchSpace.from_dict(metadata["search_space"]) == space
         assert metadata["subnets"]["smallest"] == space.smallest().name
         assert metadata["subnets"]["largest"] == space.largest().name
+
+
+def test_all_evaluate_alike():
+    """With the same settings; the classifier keeps statistics beside."""
+    contents = [json.loads((bundle / "configs" / "evaluate.json").read_text()) for bundle in BUNDLES]
+    for content in contents:
+        content.pop("validate::sampling::statistics", None)
+    assert contents[0] == contents[1] == contents[2]
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda folder: folder.name)

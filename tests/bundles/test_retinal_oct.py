@@ -162,5 +162,17 @@ def test_training_is_repeatable_and_goes_on(retinal, trained_retinal):
     first = torch.load(retinal.model, weights_only=True)
     retinal.run(*TRAIN, resume=True)
     ours, theirs = (torch.load(bundle.model, weights_only=True) for bundle in (retinal, trained_retinal))
-    assert any(not torch.equal(first[name], tensor) for name, tensor in theirs.items())
+    assert first.keys() < theirs.keys()
+    assert any(not torch.equal(tensor, theirs[name]) for name, tensor in first.items() if name != "_extra_state")
     assert [name for name, tensor in theirs.items() if not torch.equal(ours[name], tensor)] == []
+
+
+def test_a_training_that_ended_early_offers_what_it_trained(retinal):
+    """Also the evaluation at its end, so that inference works at once."""
+    workflow = retinal.run(*TRAIN, **{"train::trainer::max_epochs": 3})
+    space = workflow.parser.get_parsed_content("schedule").phase_at(2).space
+    assert network_of(retinal).space == space
+    rows = read_rows(models(retinal) / "subnets.jsonl")
+    assert [row["name"] for row in rows] == ALIASES
+    assert [row["key"] for row in rows][::2] == [space.smallest().name, space.largest().name]
+    assert len(predictions(retinal, subnet="middle")) > 1

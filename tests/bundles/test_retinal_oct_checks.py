@@ -18,7 +18,6 @@ from monai.bundle import ConfigParser
 from prox_monai.elastic.resolution import check_resolutions
 from prox_monai.integrations.monai.export import export_bundle
 from prox_monai.plugin_files import copy_bundle
-from prox_monai.space import SearchSpace
 
 SUBNET = "smallest"  # works at half the resolution
 WITHOUT_PLUGIN = """
@@ -67,15 +66,13 @@ def test_configurations_agree(retinal):
 
 def test_metadata_agree_with_the_configurations(retinal):
     parser = parsed(retinal, "train.json")
-    architecture, space = (parser.get_parsed_content(name) for name in ("architecture", "space"))
+    architecture = parser.get_parsed_content("architecture")
     described = parser["_meta_"]
     image, logits = (described["network_data_format"][side] for side in ("inputs", "outputs"))
     assert image["image"]["spatial_shape"] == parser["size"]
     assert image["image"]["num_channels"] == architecture.in_channels == 1
     assert list(logits["pred"]["channel_def"].values()) == parser["classes"]
     assert logits["pred"]["num_channels"] == architecture.out_channels == len(parser["classes"])
-    assert SearchSpace.from_dict(described["search_space"]) == space
-    assert described["subnets"] == {"smallest": space.smallest().name, "largest": space.largest().name}
 
 
 @pytest.mark.parametrize(
@@ -87,6 +84,7 @@ def test_shipped_settings_make_a_schedule(retinal, names):
     schedule, space, architecture = (parser.get_parsed_content(name) for name in ("schedule", "space", "architecture"))
     check_resolutions(space.resolution, parser["size"], architecture.stride)
     assert schedule.total_epochs % parser["val_interval"] == 0
+    assert parser.get_parsed_content("save_interval") == parser["val_interval"]
     assert schedule.phases[-1].space == space
     assert {phase.stage for phase in schedule.phases} >= {"depth", "width", "kernel", "resolution"}
 

@@ -114,6 +114,28 @@ def test_6_growing_into_a_space_without_the_old_subnets_is_refused(space, messag
         Supernet(unet(), OLD).grow(space)
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_the_supernet_of_a_smaller_space_gives_the_same_outputs(randomise, training):
+    """The first candidates, the last, and some in between."""
+    whole = randomise(Supernet(unet(norm="batch"), NEW)).train(training)
+    x = torch.randn(INPUTS[2])
+    for part in ({"depth": (1,), "kernel": (3, 5)}, {"width": (1, 1.5), "kernel": (9,)}, {"width": (0.5, 1)}):
+        space = NEW.restrict(resolution=(1,), **part)
+        smaller = whole.only(space)
+        assert (smaller.space, smaller.training) == (space, training)
+        assert smaller.opened_depth == max(space.depth)
+        with torch.no_grad():
+            for config in (space.smallest(), *[space.restrict(kernel=(k,)).largest() for k in space.kernel]):
+                for supernet in (whole, smaller):
+                    supernet.activate(config)
+                assert torch.equal(whole(x), smaller(x)), config
+
+
+def test_a_supernet_of_what_it_lacks_is_refused():
+    with pytest.raises(ValueError, match=r"kernel 9 of section 0 is not in the search space \(3, 5\)"):
+        Supernet(unet(), SPACE).only(replace(SPACE, kernel=(3, 9)))
+
+
 def test_6_growing_must_keep_candidates_in_between():
     space = replace(OLD, width=(0.25, 0.5, 1))
     with pytest.raises(ValueError, match=r"width 0.5 of section 0 is not in the search space \(0.25, 1.0\)"):

@@ -203,6 +203,19 @@ def test_absorbing_a_smaller_kernel_is_refused(randomise):
     supernet.absorb(of(5, 1), PLANAR.build(of(5, 1)))
 
 
+def test_the_supernet_of_larger_kernels_keeps_their_matrices(randomise):
+    whole = randomise(shrinking(SEVEN))
+    space = SEVEN.restrict(kernel=(5, 7), depth=(2,))
+    smaller = whole.only(space)
+    for config in (space.smallest(), space.largest()):
+        ours, theirs = (supernet.extract(config).state_dict() for supernet in (whole, smaller))
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert not whole.only(SEVEN.restrict(kernel=(7,))).transforms
+    for kernels in ((3, 5), (3, 7)):
+        with pytest.raises(ValueError, match=r"kernel must be the largest of \(3, 5, 7\), of which others are transf"):
+            whole.only(SEVEN.restrict(kernel=kernels))
+
+
 def test_growing_is_refused():
     with pytest.raises(ValueError, match=r"with kernel transforms does not grow: its largest network bounds it"):
         shrinking().grow(SEVEN)

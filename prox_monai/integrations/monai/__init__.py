@@ -37,7 +37,7 @@ from prox_monai.integrations.monai.datalists import (  # noqa: E402
     decathlon_split,
     grey_images_of,
 )
-from prox_monai.integrations.monai.handler import ExpansionHandler  # noqa: E402
+from prox_monai.integrations.monai.handler import ExpansionHandler, TrainedModel  # noqa: E402
 from prox_monai.integrations.monai.network import SubnetInferer, SubnetNetwork  # noqa: E402
 from prox_monai.integrations.monai.predictions import ClassPredictionSaver  # noqa: E402
 from prox_monai.integrations.monai.ranks import of_first_rank  # noqa: E402
@@ -58,6 +58,7 @@ __all__ = [
     "SubnetInferer",
     "SubnetNetwork",
     "SubnetSamplingHandler",
+    "TrainedModel",
     "balancing_weights",
     "calibration_images",
     "check_bundle_root",

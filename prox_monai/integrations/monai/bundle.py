@@ -14,16 +14,27 @@ ABOUT = "about.json"
 _EPOCH = re.compile(r"checkpoint_epoch=(\d+)\.pt")
 
 
-def check_bundle_root(bundle_root: str | Path) -> None:
+def check_bundle_root(bundle_root: str | Path, name: str | None = None) -> None:
     """Check that the configuration knows where its bundle is.
 
+    Args:
+        bundle_root: folder of the bundle.
+        name: that the configuration's own metadata give the bundle; any bundle's folder will do where it is None.
+
     Raises:
-        ValueError: When it does not, as in another working directory.
+        ValueError: When it does not, as in another working directory, or in the folder of another bundle.
     """
-    if not Path(bundle_root, "configs", "metadata.json").is_file():
+    metadata = Path(bundle_root, "configs", "metadata.json")
+    if not metadata.is_file():
         raise ValueError(
             f"bundle_root must be the folder of the bundle, with configs/metadata.json, got {str(bundle_root)!r} in "
             f"{Path.cwd()}; run in the bundle's folder, or give --bundle_root."
+        )
+    found = json.loads(metadata.read_text(encoding="utf-8")).get("name")
+    if name is not None and found != name:
+        raise ValueError(
+            f"bundle_root must be the folder of the bundle {name!r}, got {str(bundle_root)!r} in {Path.cwd()}, which "
+            f"is that of {found!r}; run in the bundle's folder, or give --bundle_root."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,10 @@ from prox_monai.data.class_folders import SUFFIXES, LabelledImage, check_class_f
 from prox_monai.data.patient_split import grouped_folds, halves
 from prox_monai.data.problems import raise_for_problems
 from prox_monai.evaluation.subnets import split_cases
+from prox_monai.integrations.monai.ranks import of_first_rank
 
 _NNUNET_SEED = 12345
+_SPELLINGS = ((r"tumour", "tumor"), (r"oedema", "edema"), (r"\bnon[-_ ]", "non"))
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +32,7 @@ Items = list[dict[str, Any]]
 def decathlon_split(
     dataset_dir: str | Path,
     *,
-    channels: int,
+    channels: int | Sequence[str],
     labels: Sequence[str],
     fold: int | str = 0,
     folds: int = 5,
@@ -43,8 +46,9 @@ def decathlon_split(
 
     Args:
         dataset_dir: the folder, with its ``dataset.json``.
-        channels: image channels that the network takes.
-        labels: names of the labels, the background first.
+        channels: names of the image channels that the network takes, or only their number.
+        labels: names of the labels, the background first. A name of the data set fits if its words are among those of
+            the name here or the other way round: "Anterior" is the "anterior hippocampus".
         fold: from 0; ``"all"`` trains on all cases, and then nothing is unseen.
         folds: number of folds.
         download: task of the Decathlon that is fetched, where ``dataset_dir`` does not exist, into the folder around
@@ -58,10 +62,8 @@ def decathlon_split(
         RuntimeError: When a download fails.
     """
     folder = Path(dataset_dir)
-    if not folder.exists() and download:
-        if folder.name != download:
-            raise ValueError(f"dataset_dir must be a folder called {download} to be downloaded, got {folder}.")
-        folder = download_decathlon(download, folder.parent)
+    if download:
+        folder = of_first_rank(lambda: _fetched(folder, download))
     if not folder.is_dir():
         raise ValueError(
             f"dataset_dir must be a folder in the Decathlon layout, with a dataset.json, got {folder}; give "
@@ -165,14 +167,44 @@ def _labelled_items(images: Iterable[LabelledImage]) -> Items:
     ]
 
 
-def _check_task(dataset: DecathlonDataset, channels: int, labels: Sequence[str]) -> None:
-    if len(dataset.channel_names) != channels:
-        names = ", ".join(dataset.channel_names)
-        raise ValueError(f"{dataset.folder} has {len(dataset.channel_names)} channels ({names}), not {channels}.")
-    if len(dataset.labels) != len(labels):
+def _fetched(folder: Path, task: str) -> Path:
+    """The folder of a task of the Decathlon, downloaded where it does not exist."""
+    if folder.exists():
+        return folder
+    if folder.name != task:
+        raise ValueError(f"dataset_dir must be a folder called {task} to be downloaded, got {folder}.")
+    return download_decathlon(task, folder.parent)
+
+
+def _check_task(dataset: DecathlonDataset, channels: int | Sequence[str], labels: Sequence[str]) -> None:
+    """Refuse a data set of another task, or of the same with its channels or labels in another order."""
+    found = dataset.channel_names
+    if isinstance(channels, int):
+        if len(found) != channels:
+            raise ValueError(f"{dataset.folder} has {len(found)} channels ({', '.join(found)}), not {channels}.")
+    elif not _fit(found, channels):
+        raise ValueError(f"{dataset.folder} has channels {_listed(found)}; this network is for {_listed(channels)}.")
+    if not _fit(dataset.labels[1:], labels[1:]):  # the background is 0 under any name
         raise ValueError(
-            f"{dataset.folder} has labels {', '.join(dataset.labels)}; this network is for {', '.join(labels)}."
+            f"{dataset.folder} has labels {_listed(dataset.labels)}; this network is for {_listed(labels)}."
         )
+
+
+def _fit(found: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether names stand for the same things in the same order."""
+    pairs = [(_words(ours), _words(theirs)) for ours, theirs in zip(found, wanted, strict=False)]
+    return len(found) == len(wanted) and all(a and b and (a <= b or b <= a) for a, b in pairs)
+
+
+def _words(name: str) -> set[str]:
+    name = name.casefold()
+    for pattern, spelling in _SPELLINGS:
+        name = re.sub(pattern, spelling, name)
+    return set(re.findall(r"[^\W_]+", name))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
 
 
 def _check_values(dataset: DecathlonDataset) -> None:

@@ -89,7 +89,7 @@ def export_bundle(
     with complete_folder(destination) as partial:
         (partial / "configs").mkdir(parents=True)
         (partial / "models").mkdir()
-        _write_plain(parser.config, metadata, supernet, network, partial)
+        _write_plain(_of_inference(parser.config, bundle), metadata, supernet, network, partial)
         (partial / "docs").mkdir()
         for name in ("LICENSE", "docs/data_license.txt"):
             shutil.copy(Path(bundle, name), partial / name)
@@ -103,12 +103,16 @@ def _parser(
     bundle: Path, models: Path, subnet: str, max_latency_ms: float | None, configs: Sequence[str | Path]
 ) -> ConfigParser:
     parser = ConfigParser()
-    parser.read_config([str(path) for path in (bundle / "configs" / "inference.json", *configs)])
+    parser.read_config([str(path) for path in (_inference(bundle), *configs)])
     given = {"bundle_root": str(bundle), "ckpt_dir": str(models), "subnet": subnet, "max_latency_ms": max_latency_ms}
     for key, value in given.items():
         parser[key] = value
     parser.parse()
     return parser
+
+
+def _inference(bundle: str | Path) -> Path:
+    return Path(bundle, "configs", "inference.json")
 
 
 def _write_plain(
@@ -133,10 +137,16 @@ def _write_plain(
     text = json.dumps(plain, indent=4)
     if "prox" in text:
         raise RuntimeError("inference.json names something of prox_monai that a plain bundle cannot hold.")
-    (folder / "configs" / "inference.json").write_text(text, encoding="utf-8")
+    _inference(folder).write_text(text, encoding="utf-8")
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4), encoding="utf-8")
     if not stock:
         _torchscript(network, supernet.architecture, metadata, folder)
+
+
+def _of_inference(config: Mapping[str, Any], bundle: str | Path) -> dict[str, Any]:
+    """What of a configuration the bundle's own inference has; files of the training have more."""
+    own = json.loads(_inference(bundle).read_text(encoding="utf-8"))
+    return {key: value for key, value in config.items() if key in own}
 
 
 def _without_plugin(value: Any) -> Any:
@@ -238,23 +248,26 @@ def plain_network(architecture: Architecture, config: Mapping[str, Any]) -> nn.M
 
 
 def _torchscript(network: nn.Module, architecture: Architecture, metadata: Mapping[str, Any], folder: Path) -> None:
-    """Let MONAI trace the network and write it with metadata and configuration."""
+    """Let MONAI trace the network and write it with metadata and the configuration of inference.
+
+    MONAI Deploy takes its transforms from the ``extra/inference.json`` that is in the file then.
+    """
     family = f"{type(architecture).__module__}.{type(architecture).__qualname__}"
     rule = {"_target_": family, **dataclasses.asdict(architecture)}
     definition = {"_target_": f"{__name__}.plain_network", "architecture": rule, "config": metadata["subnet"]}
     with tempfile.TemporaryDirectory() as temporary:
-        weights, network_file = Path(temporary, "weights.pt"), Path(temporary, "network.json")
+        weights = Path(temporary, "weights.pt")
         torch.save(network.state_dict(), weights)
-        network_file.write_text(json.dumps({"network_def": definition}), encoding="utf-8")
         with _torchscript_allowed():
             ckpt_export(
                 net_id="network_def",
                 filepath=str(folder / "models" / "model.ts"),
                 ckpt_file=str(weights),
                 meta_file=str(folder / "configs" / "metadata.json"),
-                config_file=str(network_file),
+                config_file=str(_inference(folder)),
                 use_trace=True,
                 input_shape=_shape(metadata),
+                network_def=definition,  # in the file it is what is written here
             )
 
 
@@ -265,7 +278,7 @@ def _compare(network: nn.Module, folder: Path, metadata: Mapping[str, Any]) -> N
         RuntimeError: When they differ.
     """
     parser = ConfigParser()
-    parser.read_config(folder / "configs" / "inference.json")
+    parser.read_config(_inference(folder))
     parser["bundle_root"], parser["device"] = str(folder), "$torch.device('cpu')"
     with _torchscript_allowed():
         written = parser.get_parsed_content("network_def")

@@ -16,6 +16,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from prox_monai.elastic import Supernet
 from prox_monai.space import PhaseSchedule
 from prox_monai.training import ProgressiveTraining
 from prox_monai.training.learning_rate import Decay, learning_rate
@@ -42,6 +43,9 @@ class ExpansionHandler:
     A ``CheckpointSaver`` listed after it, whose ``save_dict`` holds network, optimizer and this handler, saves all that
     a run needs to go on; a ``CheckpointLoader`` is listed before it. A configuration cannot name a trainer among the
     things that its own handlers save, so the handler keeps the epoch, too.
+
+    A run may end early, by MONAI's ``EarlyStopHandler`` or fewer ``max_epochs``: then later phases have trained nothing
+    of what they add. The model that is to be used is therefore saved as :class:`TrainedModel`, not as the network.
 
     Args:
         training: the phases of the supernet that the trainer trains.
@@ -82,6 +86,15 @@ class ExpansionHandler:
         self._epochs = state["epochs"]
         self._scaler_state = state["scaler"]
 
+    def trained(self) -> Supernet:
+        """Return the supernet of the subnets that were trained by the end of the last epoch, with tensors of its own.
+
+        It is the trained supernet itself where that has no other subnets.
+        """
+        supernet, schedule = self.training.supernet, self.training.schedule
+        space = schedule.phase_at(max(self._epochs, 1) - 1).space
+        return supernet if space == supernet.space else supernet.only(space)
+
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer; only when it is made are its handlers attached, before it has a network."""
         engine.add_event_handler(Events.STARTED, self.started)
@@ -96,6 +109,12 @@ class ExpansionHandler:
             ValueError: When the trainer is of another network, has more epochs than the schedule, or an option that
                 an ``iteration_update`` leaves without effect.
         """
+        for option, default in (("accumulation_steps", 1), ("compile", False)):
+            if (given := getattr(engine, option)) != default:
+                raise ValueError(
+                    f"{option} of the trainer must be {default} in expansion, which makes the iterations itself, got "
+                    f"{given}."
+                )
         if _bare(engine.network) is not self.training.supernet:
             raise ValueError("network must be the supernet of the training that is expanded, got another one.")
         if engine.amp:
@@ -105,9 +124,6 @@ class ExpansionHandler:
         if engine.state.epoch < self._epochs:
             engine.state.epoch = self._epochs
             engine.state.iteration = self._epochs * engine.state.epoch_length
-        for option, given in (("accumulation_steps", engine.accumulation_steps != 1), ("compile", engine.compile)):
-            if given:
-                raise ValueError(f"{option} of the trainer is not used in expansion: leave it at its default.")
         total, wanted = self.training.schedule.total_epochs, engine.state.max_epochs
         if wanted > total:
             raise ValueError(f"max_epochs must be at most {total}, the length of the schedule, got {wanted}.")
@@ -187,6 +203,21 @@ class ExpansionHandler:
         """Inputs that a depth may look at when it is opened; drawn only then."""
         for batchdata in itertools.islice(engine.data_loader, _OPENING_BATCHES):
             yield _prepared(engine, batchdata)[0]
+
+
+class TrainedModel:
+    """What a ``CheckpointSaver`` saves as the model of an expansion: the state of :meth:`ExpansionHandler.trained`.
+
+    Args:
+        expansion: the handler of the training.
+    """
+
+    def __init__(self, expansion: ExpansionHandler) -> None:
+        self.expansion = expansion
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state dict of the supernet of what was trained."""
+        return self.expansion.trained().state_dict()
 
 
 def _described(schedule: PhaseSchedule) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import distributed
 
+_FORWARDED = (ValueError, RuntimeError)
+
 
 def distributed_now() -> bool:
     """Whether several processes train together."""
@@ -19,16 +21,16 @@ def rank() -> int:
 
 
 def of_first_rank(work: Callable[[], Any]) -> Any:
-    """Let the first process work, and all have its result, or its ValueError."""
+    """Let the first process work, and all have its result, or its ValueError or RuntimeError."""
     if not distributed_now():
         return work()
     outcome: list[Any] = [None]
     if rank() == 0:
         try:
             outcome = [work()]
-        except ValueError as error:
+        except _FORWARDED as error:
             outcome = [error]
     distributed.broadcast_object_list(outcome)
-    if isinstance(outcome[0], ValueError):
+    if isinstance(outcome[0], _FORWARDED):
         raise outcome[0]
     return outcome[0]

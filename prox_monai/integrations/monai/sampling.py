@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 from prox_monai.elastic import Supernet
 from prox_monai.elastic.resolution import without_resolution
 from prox_monai.evaluation.batch_norm import recalibrate
+from prox_monai.evaluation.cost import device_name
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
 from prox_monai.evaluation.subnets import append_row, describe_subnet, read_rows
 from prox_monai.integrations.monai.choice import Named, SubnetChoice
@@ -38,8 +39,8 @@ class SubnetSamplingHandler:
     For every subnet the evaluator's network is the extracted plain network, its normalisation re-estimated on training
     images where it has BatchNorm. Post-processing, metrics and other handlers work as usual. After each epoch a row
     goes to the table: subnet, parameters, multiply-adds, latency, all scalar metrics of the evaluator, and the mean of
-    each class where a metric saves details. Rows of the same weights, metric, cases, input and kind of device that are
-    there already are not made again.
+    each class where a metric saves details. Rows of the same weights, metric, cases, input and machine (processor or
+    GPU, and threads) that are there already are not made again.
     At the end the network of the evaluator is its own again, the table is logged, and the Pareto front drawn beside it.
     After an error it is its own again, too, where no handler before this one (a ``StatsHandler``) has raised it.
 
@@ -102,7 +103,7 @@ class SubnetSamplingHandler:
             "metric": engine.state.key_metric_name,
             **_data(engine),
             "input_shape": list(self.input_shape),
-            "machine": f"{engine.state.device}, {torch.get_num_threads()} threads",
+            "machine": f"{device_name(engine.state.device)}, {torch.get_num_threads()} threads",
         }
         self._waiting, self.rows = of_first_rank(self._plan)
         count = len(self._waiting) + len(self.rows)

@@ -28,8 +28,12 @@ def write(folder, *names):
 
 
 def test_the_bundles_folder_is_one(tmp_path, monkeypatch):
-    write(tmp_path, "configs/metadata.json")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text('{"name": "One"}')
     check_bundle_root(tmp_path)
+    check_bundle_root(tmp_path, "One")
+    with pytest.raises(ValueError, match=r"the folder of the bundle 'Other', got .*, which is that of 'One'; run in"):
+        check_bundle_root(tmp_path, "Other")
     monkeypatch.chdir(tmp_path)
     check_bundle_root(".")
     (tmp_path / "elsewhere").mkdir()

@@ -17,7 +17,10 @@ from prox_monai.data import read_decathlon, write_synthetic_decathlon
 from prox_monai.integrations.monai import datalists
 from prox_monai.integrations.monai.datalists import decathlon_split
 
-LABELS = ("background", "anterior", "posterior")
+LABELS = ("background", "head", "tail")
+HIPPOCAMPUS = ("background", "anterior hippocampus", "posterior hippocampus")
+TUMOUR = ("background", "edema", "non-enhancing tumour", "enhancing tumour")
+SEQUENCES = ("FLAIR", "T1w", "T1gd", "T2w")
 SIZE = (12, 12, 12)
 
 
@@ -95,12 +98,53 @@ def test_all_cases_train_and_it_is_said(folder, caplog):
         ({"folds": 1}, "folds must be an integer >= 2, got 1"),
         ({"folds": 6}, "11 cases cannot be split into 6 folds with a tuning and a reporting half: give fewer folds"),
         ({"channels": 4}, r"has 1 channels \(synthetic\), not 4"),
-        ({"labels": LABELS[:2]}, "has labels background, head, tail; this network is for background, anterior"),
+        ({"channels": SEQUENCES}, "has channels synthetic; this network is for FLAIR, T1w, T1gd, T2w"),
+        ({"channels": ["MRI"]}, "has channels synthetic; this network is for MRI"),
+        ({"labels": LABELS[:2]}, "has labels background, head, tail; this network is for background, head"),
+        ({"labels": HIPPOCAMPUS}, "has labels background, head, tail; this network is for background, anterior"),
+        ({"labels": ("background", "tail", "head")}, "has labels background, head, tail; this network is for backgr"),
     ],
 )
 def test_what_does_not_fit_is_refused(folder, options, message):
     with pytest.raises(ValueError, match=message):
         split(folder, **options)
+
+
+def renamed(folder: Path, other: Path, **fields) -> Path:
+    """The same data under another `dataset.json`."""
+    other.mkdir()
+    for part in ("imagesTr", "labelsTr"):
+        (other / part).symlink_to(folder / part)
+    (other / "dataset.json").write_text(json.dumps(json.loads((folder / "dataset.json").read_text()) | fields))
+    return other
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "fits"),
+    [
+        (("Anterior", "Posterior"), HIPPOCAMPUS[1:], True),
+        (("Posterior", "Anterior"), HIPPOCAMPUS[1:], False),
+        (("pancreas", "cancer"), HIPPOCAMPUS[1:], False),
+        (("liver", "cancer"), HIPPOCAMPUS[1:], False),
+        (("edema", "non-enhancing tumor", "enhancing tumour"), TUMOUR[1:], True),
+        (("Peritumoral_oedema", "necrotic and non-enhancing tumor core", "GD-enhancing tumor"), TUMOUR[1:], True),
+        (("edema", "enhancing tumour", "non-enhancing tumour"), TUMOUR[1:], False),
+        (("necrotic core", "edema", "enhancing tumour"), TUMOUR[1:], False),
+        (("1", "2", "3"), TUMOUR[1:], False),
+        (("FLAIR", "T1w", "t1gd", "T2w"), SEQUENCES, True),
+        (("T1w", "FLAIR", "T1gd", "T2w"), SEQUENCES, False),
+        (("FLAIR", "T1w", "T1gd"), SEQUENCES, False),
+    ],
+)
+def test_names_tell_tasks_and_orders_apart(names, wanted, fits):
+    assert datalists._fit(names, wanted) is fits
+
+
+def test_a_label_is_known_by_a_part_of_its_name(folder, tmp_path):
+    """The background by its value alone."""
+    other = renamed(folder, tmp_path / "data", labels={"0": "clear", "1": "Anterior", "2": "Posterior"})
+    for parts in zip(split(other, labels=HIPPOCAMPUS).values(), split(folder).values(), strict=True):
+        assert names(parts[0]) == names(parts[1])
 
 
 @pytest.mark.parametrize("kind", ["absent", "a file", "empty"])
@@ -147,8 +191,10 @@ def test_real_data(data_folder):
     folder = data_folder / "Task04_Hippocampus"
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
-    parts = split(folder)
+    parts = split(folder, labels=HIPPOCAMPUS)
     check_halves(parts, [name for name, _, _ in read_decathlon(folder).cases])
     assert len(parts["training"]) == 160
+    slabs = data_folder / "Task01_BrainTumour_slabs"
     with pytest.raises(ValueError, match=r"has 4 channels \(FLAIR, T1w, .*\), not 1"):
-        split(data_folder / "Task01_BrainTumour_slabs", fold="all")
+        split(slabs, fold="all", labels=TUMOUR)
+    assert split(slabs, fold="all", channels=SEQUENCES, labels=TUMOUR)["training"]

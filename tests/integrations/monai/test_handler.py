@@ -13,10 +13,10 @@ if find_spec("monai") is None or find_spec("ignite") is None:
     pytest.skip('needs MONAI and ignite: pip install "prox_monai[monai]"', allow_module_level=True)
 
 from monai.engines import SupervisedTrainer
-from monai.handlers import CheckpointLoader, CheckpointSaver, StatsHandler
+from monai.handlers import CheckpointLoader, CheckpointSaver, EarlyStopHandler, StatsHandler
 
 from prox_monai.elastic import Supernet
-from prox_monai.integrations.monai.handler import ExpansionHandler
+from prox_monai.integrations.monai.handler import ExpansionHandler, TrainedModel
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import PhaseSchedule, SearchSpace, unet_groups
 from prox_monai.training import Distillation, ProgressiveTraining
@@ -128,6 +128,102 @@ def test_a_run_that_was_saved_goes_on_as_if_it_had_not_ended(cut, tmp_path):
     straight.trainer.run()
     assert second.trainer.state.epoch == schedule.total_epochs
     assert differing(second.supernet, straight.supernet) == []
+
+
+@pytest.mark.filterwarnings("ignore:'(min|cumulative)_delta' is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_what_no_phase_came_to_is_not_in_the_model(schedule, tmp_path):
+    """A training that MONAI's handler ends after its second epoch: Ignite completes it all the same."""
+    stop = EarlyStopHandler(patience=1, score_function=lambda engine: 0.0)
+    run = Run(SCHEDULES[schedule], handlers=[stop])
+    stop.set_trainer(run.trainer)
+    final = {"save_final": True, "final_filename": "model.pt"}
+    CheckpointSaver(str(tmp_path), {"model": TrainedModel(run.expansion)}, **final).attach(run.trainer)
+    run.trainer.run()
+    assert run.trainer.state.epoch == 2 < SCHEDULES[schedule].total_epochs
+    trained = SCHEDULES[schedule].phase_at(1).space
+    supernet = Supernet(ARCHITECTURE, SPACE)
+    supernet.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    assert supernet.space == trained
+    assert trained.size() < SPACE.size()
+    assert all(
+        torch.equal(tensor, run.supernet.extract(config).state_dict()[name])
+        for config in trained
+        for name, tensor in supernet.extract(config).state_dict().items()
+    )
+
+
+def test_the_model_of_a_whole_training_is_its_network():
+    run = Run(SCHEDULES["polished"])
+    assert run.expansion.trained().space == SCHEDULES["polished"].phases[0].space
+    run.trainer.run()
+    assert run.expansion.trained() is run.supernet
+
+
+GRADIENT_SCALE = 2.0**10
+
+
+@pytest.fixture
+def mixed_precision(monkeypatch):
+    """As on a GPU, where MONAI makes an enabled scaler; autocast remains without effect on a CPU."""
+
+    def scaler():
+        return torch.amp.GradScaler("cpu", init_scale=GRADIENT_SCALE, growth_interval=4)
+
+    monkeypatch.setattr(torch.cuda.amp, "GradScaler", scaler)
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_scaled_gradients_train_the_same(schedule, mixed_precision):
+    """A power of two rounds nothing, also where several subnets make a step."""
+    run = Run(SCHEDULES[schedule], amp=True)
+    run.trainer.run()
+    assert differing(run.supernet, plain(SCHEDULES[schedule])) == []
+    assert run.trainer.scaler.get_scale() == GRADIENT_SCALE * 2 ** (3 * SCHEDULES[schedule].total_epochs // 4)
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")
+def test_a_run_in_mixed_precision_goes_on_with_its_scale(mixed_precision, tmp_path):
+    def saved(run):
+        return {"expansion": run.expansion, "model": run.supernet, "optimizer": run.optimizer}
+
+    schedule = SCHEDULES["polished"]
+    first = Run(schedule, amp=True, max_epochs=3)
+    CheckpointSaver(str(tmp_path), saved(first), save_final=True).attach(first.trainer)
+    first.trainer.run()
+    second, (path,) = Run(schedule, amp=True), tmp_path.glob("*.pt")
+    for name, state in torch.load(path, weights_only=True).items():
+        saved(second)[name].load_state_dict(state)
+    second.trainer.run()
+    straight = Run(schedule, amp=True)
+    straight.trainer.run()
+    assert second.trainer.scaler.state_dict() == straight.trainer.scaler.state_dict()
+    assert differing(second.supernet, straight.supernet) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="MONAI's scaler is disabled without a GPU only")
+@pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning", "ignore:.*GradScaler")
+def test_mixed_precision_without_a_gpu_is_none(tmp_path):
+    """What MONAI itself does there."""
+    run = Run(SCHEDULES["polished"], amp=True)
+    run.trainer.run()
+    assert not run.trainer.scaler.is_enabled()
+    assert run.expansion.state_dict()["scaler"] == {}
+    assert differing(run.supernet, plain(SCHEDULES["polished"])) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"accumulation_steps": 2}, "accumulation_steps of the trainer must be 1 in expansion, .*, got 2"),
+        ({"compile": True}, "compile of the trainer must be False in expansion, .*, got True"),
+    ],
+)
+def test_options_that_an_iteration_of_ours_would_not_obey_are_refused(option, message):
+    run = Run(SCHEDULES["prox"], **option)
+    with pytest.raises(ValueError, match=message):
+        run.trainer.run()
 
 
 def test_more_epochs_than_phases_are_refused():

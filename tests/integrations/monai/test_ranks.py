@@ -16,11 +16,14 @@ import torch
 if find_spec("monai") is None or find_spec("ignite") is None:
     pytest.skip('needs MONAI and ignite: pip install "prox-monai[monai]"', allow_module_level=True)
 
+from prox_monai.data import write_synthetic_decathlon
 from prox_monai.elastic import Supernet
 from prox_monai.evaluation.batch_norm import recalibrate
 from prox_monai.evaluation.subnets import read_rows
+from prox_monai.integrations.monai import datalists
 from prox_monai.integrations.monai.choice import SubnetChoice
 from prox_monai.integrations.monai.network import SubnetNetwork
+from prox_monai.integrations.monai.ranks import of_first_rank
 from prox_monai.integrations.monai.sampling import SubnetSamplingHandler
 from prox_monai.integrations.monai.statistics import digest, read_statistics
 from prox_monai.networks import UNetArchitecture
@@ -81,8 +84,36 @@ def worker(rank: int, folder: Path) -> None:
             record["error"] = str(error)
         record.setdefault("score", evaluator.state.metrics.get("dice"))
         assert evaluator.network is network
+    record |= {"download": downloads(folder), "refusals": [refusal(ValueError), refusal(RuntimeError)]}
     torch.save(record, folder / f"{rank}.pth")
     torch.distributed.destroy_process_group()
+
+
+def downloads(folder: Path) -> tuple[int, list[str]]:
+    """How often this process downloads data that all of them need, and the cases that it has then."""
+    asked = []
+
+    def download(task: str, root: Path) -> Path:
+        asked.append(task)
+        return write_synthetic_decathlon(root / task, cases=4, size=(12, 12, 12))
+
+    datalists.download_decathlon = download
+    options = {"channels": 1, "labels": ["background", "head", "tail"], "fold": "all", "download": "Task99"}
+    split = datalists.decathlon_split(folder / "Task99", **options)
+    return len(asked), [item["case"] for item in split["training"]]
+
+
+def refusal(kind: type[Exception]) -> str:
+    """What this process raises where the first one fails."""
+
+    def fail() -> None:
+        raise kind("the first process says so")
+
+    try:
+        of_first_rank(fail)
+    except kind as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +170,16 @@ def test_statistics_are_the_first_ranks_and_complete(records):
             assert torch.equal(plain(X), network.eval()(X)) is same
 
 
+def test_one_downloads_for_all(records):
+    _, (ours, theirs) = records
+    assert (ours["download"][0], theirs["download"][0]) == (1, 0)
+    assert len(ours["download"][1]) == 4
+    assert ours["download"][1] == theirs["download"][1]
+
+
 def test_what_the_first_refuses_all_refuse(records):
     _, (ours, theirs) = records
+    assert ours["refusals"] == theirs["refusals"] == ["the first process says so"] * 2
     assert ours["error"] == theirs["error"]
     assert "no known subnet has a latency <= 1e-06 ms" in ours["error"]
 

@@ -18,6 +18,7 @@ from monai.inferers import SimpleInferer
 from prox_monai.evaluation.batch_norm import recalibrate
 from prox_monai.evaluation.cost import multiply_adds, parameters
 from prox_monai.evaluation.subnets import read_rows
+from prox_monai.integrations.monai import sampling
 from prox_monai.integrations.monai.choice import SubnetChoice
 from prox_monai.integrations.monai.network import SubnetNetwork
 from prox_monai.integrations.monai.sampling import SubnetSamplingHandler
@@ -133,6 +134,18 @@ def test_a_row_of_other_data_or_another_metric_does_not_count(plain_family, swee
     }
     assert sweep(plain_family, table=table, options=options[change]).run.epochs == [1, 2, 3]
     assert len(read_rows(table)) == 6
+
+
+def test_a_row_of_another_computer_does_not_count(plain_family, sweep, table, monkeypatch):
+    """Not its latency, so it is not among those that a budget chooses from, either."""
+    sweep(plain_family, table=table)
+    monkeypatch.setattr(sampling, "device_name", lambda device: "another processor")
+    assert sweep(plain_family, table=table, choice=SubnetChoice("smallest")).run.epochs == [1]
+    rows = read_rows(table)
+    assert rows[-1]["machine"] == f"another processor, {torch.get_num_threads()} threads"
+    assert rows[0]["machine"].startswith(rows[0]["latency"]["device"])
+    done = sweep(plain_family, table=table, choice=SubnetChoice(max_latency_ms=1e6))
+    assert [row["key"] for row in done.sampling.rows] == [rows[-1]["key"]]
 
 
 def test_a_row_without_its_statistics_is_made_again(family_of, sweep, table, tmp_path):

@@ -1,4 +1,4 @@
-"""The files of the hippocampus bundle agree with each other."""
+"""The files of each segmentation bundle agree with each other."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from monai.bundle import ConfigParser
 from prox_monai.elastic.resolution import check_resolutions
 
 
+@pytest.fixture(params=["hippocampus", "brats"])
+def bundle(request):
+    return request.getfixturevalue(request.param)
+
+
 def parsed(bundle, *names) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config(bundle.files(*names))
@@ -21,8 +26,8 @@ def parsed(bundle, *names) -> ConfigParser:
     return parser
 
 
-def test_training_and_inference_agree(hippocampus):
-    training, inference = (parsed(hippocampus, name) for name in ("train.json", "inference.json"))
+def test_training_and_inference_agree(bundle):
+    training, inference = (parsed(bundle, name) for name in ("train.json", "inference.json"))
     for name in ("architecture", "space", "patch"):
         assert training[name] == inference[name], name
         assert training.get_parsed_content(name) == inference.get_parsed_content(name)
@@ -43,14 +48,13 @@ def test_metadata_agree_with_the_configurations(hippocampus):
     assert version in parser["_meta_"]["changelog"]
 
 
-def test_steps_of_inference_prepare_images_as_training_does(hippocampus):
+def test_steps_of_inference_prepare_images_as_training_does(bundle):
     """All but what concerns labels."""
-    training, inference = (parsed(hippocampus, name) for name in ("train.json", "inference.json"))
+    training, inference = (parsed(bundle, name) for name in ("train.json", "inference.json"))
 
     def of_images(steps):
-        checks = ("prox_monai.integrations.monai.CheckLabelsd", "prox_monai.integrations.monai.CheckChannelsd")
         for step in steps:
-            if step["_target_"] in checks:
+            if step["keys"] == "label" or step["_target_"] == "prox_monai.integrations.monai.CheckChannelsd":
                 continue
             mode = step.get("mode")
             yield {**step, "keys": "image"} | ({} if mode is None else {"mode": mode if type(mode) is str else mode[0]})
@@ -63,17 +67,20 @@ def test_steps_of_inference_prepare_images_as_training_does(hippocampus):
 @pytest.mark.parametrize(
     "names", [("train.json",), ("train.json", "quick.json"), ("train.json", "published_space.json")]
 )
-def test_shipped_settings_make_a_schedule(hippocampus, names):
+def test_shipped_settings_make_a_schedule(bundle, names):
     """The patch tells all resolutions apart, and an epoch goes to every phase."""
-    parser = parsed(hippocampus, *names)
+    parser = parsed(bundle, *names)
     schedule, space, architecture = (parser.get_parsed_content(name) for name in ("schedule", "space", "architecture"))
     check_resolutions(space.resolution, parser["patch"], architecture.stride)
     epochs = parser["epochs"]
     assert schedule.total_epochs == (epochs if isinstance(epochs, int) else sum(epochs))
-    assert schedule.total_epochs % parser["val_interval"] == 0  # the last epoch is validated and saved
+    assert schedule.total_epochs % parser["val_interval"] == 0  # the last epoch is validated
+    save_interval = parser.get_parsed_content("save_interval")
+    assert schedule.total_epochs % save_interval == 0  # and saved
+    assert save_interval < schedule.total_epochs  # so that a training can go on
     assert schedule.phases[-1].space == space
 
 
-def test_a_bundle_is_for_segmentation_by_its_name(hippocampus):
+def test_a_bundle_is_for_segmentation_by_its_name(bundle):
     """MONAI Label reads the type of a task from it."""
-    assert hippocampus.folder.name.endswith("_segmentation")
+    assert bundle.folder.name.endswith("_segmentation")
