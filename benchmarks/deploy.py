@@ -123,7 +123,7 @@ def choose(model: TrainedModel, trials: int, folder: Path, threads: int) -> tupl
     """
     folder.mkdir(exist_ok=True)
     preprocessed, ends = preprocessed_folder(model, os.environ), [("largest", model.space.largest())]
-    (largest,) = evaluate_trained(model, ends, preprocessed, folder / "tuning.jsonl", half="tuning")
+    (largest,) = evaluate_trained(model, ends, preprocessed, folder / "tuning.jsonl", half="tuning", repeats=0)
     wanted = Wanted("macs", min_dice=largest["dice"] - WITHIN, trials=trials)
     with tqdm(desc="subnets scored", unit="", disable=None, leave=False) as bar:
         found = search_trained(model, wanted, preprocessed, folder, scored=bar.update)

@@ -44,8 +44,12 @@ def auto3dseg_lines(results: Path) -> list[str]:
 
 
 def oct_lines(results: Path) -> list[str]:
-    """Return the lines on the OCT classifier, for quick and full settings as far as they were measured."""
-    sizes = {"oct": "quick settings", "oct_full": "own size"}
+    """Return the lines on the OCT classifier, for the settings and data that were measured."""
+    sizes = {
+        "oct": "quick settings",
+        "oct_full": "own size",
+        "oct_synthetic": "quick settings, synthetic images of four classes (`--data synthetic`)",
+    }
     found = ((name, size, _read(results / f"{name}.json")) for name, size in sizes.items())
     return [line for name, size, result in found if result is not None for line in _oct_lines(name, size, result)]
 

@@ -3,6 +3,7 @@
     python benchmarks/oct.py --data DIR                          four methods, five folds, the bundle's quick settings
     python benchmarks/oct.py --data DIR --methods plus --folds 0 1
     python benchmarks/oct.py --data DIR --full --device cuda     the bundle's own size
+    python benchmarks/oct.py --data synthetic --folds 0          images of four classes that the package makes itself
     python benchmarks/oct.py --data DIR --config FILE.json       settings laid over those of the bundle
 
 `DIR` holds the folders CNV, DME, DRUSEN and NORMAL, and perhaps a manifest.csv. Everything is the bundle
@@ -37,6 +38,7 @@ from comparison.summary import BUCKETS, bucket_scores, write_json
 from comparison.workplace import environment
 from monai.bundle import ConfigWorkflow
 
+from prox_monai.data.synthetic_classes import write_synthetic_classes
 from prox_monai.evaluation.batch_norm import recalibrate
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.integrations.monai import class_folder_split
@@ -48,20 +50,21 @@ BUNDLE = bundle_folder("retinal_oct_prox_classification")
 METHODS = ("paper", "plus", "paper_mr", "progressive_shrinking")
 NEVER = 1_000_000
 LABEL = "balanced accuracy"
+SYNTHETIC = "synthetic"
 logger = logging.getLogger("prox_monai.benchmarks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the units that are asked for; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder with a folder per class")
+    parser.add_argument("--data", required=True, help="a folder with a folder per class, or synthetic")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="METHOD")
     parser.add_argument("--folds", nargs="+", type=int, default=range(5), help="of five; 0 1 2 3 4 unless given")
     parser.add_argument("--subnets", type=int, default=30, help="random subnets that are evaluated")
     parser.add_argument("--epochs", type=int, help="of a training; those of the bundle unless given")
     parser.add_argument("--config", type=Path, nargs="+", default=[], help="JSON files laid over the bundle's settings")
     parser.add_argument(
-        "--output", type=Path, default=Path("runs"), help="units go to oct, or oct_full, in it: runs/oct"
+        "--output", type=Path, default=Path("runs"), help="units go to oct, oct_full or oct_synthetic in it: runs/oct"
     )
     parser.add_argument("--full", action="store_true", help="the bundle's own settings instead of the quick ones")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
@@ -96,20 +99,24 @@ class Place:
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.name, self.subnets = "oct_full" if arguments.full else "oct", arguments.subnets
-        self.output = arguments.output.absolute() / self.name
+        synthetic = arguments.data == SYNTHETIC
+        self.name = f"oct{'_full' * arguments.full}{'_synthetic' * synthetic}"
+        self.subnets, self.output = arguments.subnets, arguments.output.absolute() / self.name
+        data = self.output / "data" if synthetic else Path(arguments.data).absolute()
+        if synthetic and not data.exists():
+            write_synthetic_classes(data)
         quick = [] if arguments.full else ["quick"]
         self.files = [BUNDLE / "configs" / f"{file}.json" for file in ("train", *quick)] + arguments.config
         self.settings = {
             "bundle_root": str(BUNDLE),
-            "dataset_dir": str(arguments.data.absolute()),
+            "dataset_dir": str(data),
             "device": f"$torch.device('{arguments.device}')",
         }
         bundle = self.workflow({}).parser
         epochs = arguments.epochs or bundle.get("epochs")
         self.settings["epochs"] = epochs if isinstance(epochs, int) else sum(epochs)
         for fold in arguments.folds:
-            class_folder_split(arguments.data, classes=bundle.get("classes"), fold=fold)
+            class_folder_split(data, classes=bundle.get("classes"), fold=fold)
 
     def workflow(self, settings: Mapping[str, Any], *more: Path) -> ConfigWorkflow:
         """Return the bundle's training, with further settings and files of settings laid over it."""

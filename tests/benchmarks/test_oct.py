@@ -116,6 +116,14 @@ def test_readme_says_it(finished):
     assert "| `progressive_shrinking` | 2 |" in text
 
 
+def test_synthetic_images_are_made_once(finished):
+    arguments = ["--data", "synthetic", *finished.arguments[2:], "--methods", "plus", "--folds", "0"]
+    assert benchmark.main(arguments) == benchmark.main(arguments) == 0
+    result = json.loads((finished.folder / "results" / "oct_synthetic.json").read_text())
+    assert [unit["fold"] for unit in result["units"]] == [0]
+    assert "synthetic images of four classes" in "\n".join(device_lines.oct_lines(finished.folder / "results"))
+
+
 def test_a_subnet_counts_once_however_many_folds(finished):
     units = results(finished)
     row = method_row("plus", units)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import ANY
 
+import deploy
 import paper
 import pytest
 import ranking
@@ -19,6 +21,7 @@ from comparison.workplace import Workplace
 import prox_monai
 from prox_monai.data import write_synthetic_decathlon
 from prox_monai.evaluation.subnets import read_rows
+from prox_monai.integrations.nnunet.trained import load_trained
 
 TINY = """
 common:
@@ -98,6 +101,19 @@ def test_summary_and_pictures(finished):
     assert summary["not_trained"] == ["nnunet", "progressive_shrinking"]
     for name in ("time", "dice", "latency", "loss"):
         assert (results / f"paper_synthetic_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_subnet_for_a_device_is_chosen_and_none_scored_again(finished, monkeypatch):
+    pytest.importorskip("nncf")
+    monkeypatch.setenv("nnUNet_preprocessed", str(finished.output / "nnUNet_preprocessed"))
+    place = Workplace(finished.arguments[1], finished.output, "cpu")
+    model = load_trained(place.fold_folder(unit(finished, "plus")).parent, 1)
+    first = deploy.choose(model, 3, finished.folder / "search", 1)
+    rows = (finished.folder / "search" / "tuning.jsonl").read_text()
+    assert first[0] in model.space
+    assert first[1]["chosen"] >= first[1]["largest"] - deploy.WITHIN
+    assert deploy.choose(model, 3, finished.folder / "search", 1)[1] == first[1] | {"chosen": ANY}
+    assert (finished.folder / "search" / "tuning.jsonl").read_text() == rows
 
 
 def test_again_nothing_is_done(finished, monkeypatch):
