@@ -14,10 +14,22 @@ from prox_monai.export.formats import RUNTIMES
 
 
 def auto3dseg_lines(results: Path) -> list[str]:
-    """Return the lines on Auto3DSeg, if it was measured."""
-    result = _read(results / "auto3dseg.json")
-    if result is None:
-        return []
+    """Return the lines on Auto3DSeg, alone and beside segresnet, as far as it was measured."""
+    alone, beside = (_read(results / f"auto3dseg{name}.json") for name in ("", "_beside"))
+    return [*(_auto3dseg_lines(alone) if alone else []), *(_beside_lines(beside) if beside else [])]
+
+
+def _beside_lines(result: Mapping[str, Any]) -> list[str]:
+    scores = ", ".join(f"{name} {score:.3f}" for name, score in result["scores"].items())
+    return [
+        "",
+        f"`python benchmarks/auto3dseg.py --beside TEMPLATES`: the same beside MONAI's `segresnet`, which is trained "
+        f"for one epoch only, {result['machine']['threads']} threads: {result['seconds'] / 60:.1f} minutes from analysis "
+        f"to {result['predicted']} predictions of both together. Scores: {scores}.",
+    ]
+
+
+def _auto3dseg_lines(result: Mapping[str, Any]) -> list[str]:
     cases, machine = result["cases"], result["machine"]
     seconds = result["seconds"]  # None of a run that was interrupted
     duration = "" if seconds is None else f"{seconds / 60:.1f} minutes from analysis to predictions, "
@@ -62,9 +74,9 @@ def _oct_lines(name: str, size: str, result: Mapping[str, Any]) -> list[str]:
     return [
         "",
         f"`make bench-oct`: methods on the OCT classifier, {result['images']} images, folds grouped by patient, the "
-        f"bundle's {size}, {result['epochs']} epochs each; {machine['device']}, {machine['threads']} threads. Balanced "
-        f"accuracy (chance 0.25) on unseen images of {subnets} random subnets, each averaged over the folds, and of "
-        f"the largest over the images of all folds with a bootstrap over patients; training per fold, without "
+        f"bundle's {size}, {result['epochs']} epochs each; {machine['device']}, threads: {machine['threads']}. "
+        f"Balanced accuracy (chance 0.25) on unseen images of {subnets} random subnets, each averaged over the folds, "
+        f"and of the largest over the images of all folds with a bootstrap over patients; training per fold, without "
         f"validation, against progressive shrinking (PS):",
         "",
         *markdown(header, "lrrrrr", (_oct_cells(method, row) for method, row in methods.items())),

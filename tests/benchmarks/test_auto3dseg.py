@@ -67,3 +67,8 @@ def test_a_run_goes_on_with_its_own_epochs_only(data, tmp_path, capsys, monkeypa
     (output / benchmark.BEGUN).write_text(json.dumps({"epochs": 7}))
     assert benchmark.main(["--data", str(data.parent), "--output", str(output), "--epochs", "8"]) == 2
     assert f"error: --epochs must be 7, as {output} was begun with, or --output another" in capsys.readouterr().err
+
+
+def test_templates_that_are_not_there(data, tmp_path, capsys):
+    assert benchmark.main(["--data", str(data), "--beside", str(tmp_path)]) == 2
+    assert f"error: {tmp_path} holds no segresnet" in capsys.readouterr().err

@@ -60,6 +60,16 @@ def test_deploy(results):
     assert "| chosen | 0.17 M | 0.36 G | 30.0 ms | 25.0 ms | 20.0 ms | 5.0 ms |" in text
 
 
+def test_auto3dseg_beside_segresnet(results):
+    folder, write = results
+    scores = {"prox": 0.873, "segresnet": 0.5}
+    machine = {"threads": 2}
+    write("auto3dseg_beside", {"scores": scores, "seconds": 540.0, "predicted": 40, "machine": machine})
+    (text,) = filter(None, device_lines.auto3dseg_lines(folder))
+    assert "9.0 minutes from analysis to 40 predictions" in text
+    assert "prox 0.873, segresnet 0.500" in text
+
+
 def test_search(results):
     folder, write = results
     write(
@@ -142,7 +152,7 @@ def test_oct(results):
     write("oct", result)
     text = "\n".join(device_lines.oct_lines(folder))
     assert "208 images, folds grouped by patient, the bundle's quick settings, 30 epochs each" in text
-    assert "a processor, 2 threads" in text
+    assert "a processor, threads: 2." in text
     assert "| `plus` | 2 | 7.5 min |  | 0.612 (0.571 to 0.655) | 0.634 (0.550 to 0.710) |" in text
     assert "| `progressive_shrinking` | 1 | 7.5 min | 1.00 |" in text
     assert "| method | 2.0 to 3.1 ms | 3.2 to 7.0 ms |" in text
