@@ -24,8 +24,8 @@ def _beside_lines(result: Mapping[str, Any]) -> list[str]:
     return [
         "",
         f"`python benchmarks/auto3dseg.py --beside TEMPLATES`: the same beside MONAI's `segresnet`, which is trained "
-        f"for one epoch only, {result['machine']['threads']} threads: {result['seconds'] / 60:.1f} minutes from analysis "
-        f"to {result['predicted']} predictions of both together. Scores: {scores}.",
+        f"for one epoch only, {result['machine']['threads']} threads: {result['seconds'] / 60:.1f} minutes from "
+        f"analysis to {result['predicted']} predictions of both together. Scores: {scores}.",
     ]
 
 
