@@ -235,4 +235,5 @@ def _name_points(axes: Axes, rows: Sequence[Mapping[str, Any]], value: str, midd
             ha="right" if right else "left",
             arrowprops={"arrowstyle": "-", "shrinkB": 4},
             bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "0.6", "alpha": 0.85},
+            in_layout=False,  # long names would leave no room for the axes
         )

@@ -86,3 +86,10 @@ def test_pareto_picture_points_at_what_is_named(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(Axes, "annotate", lambda axes, text, *a, **k: named.append(text))
     pareto_picture(rows, tmp_path / "pareto.png", title="one", named=["middle"])
     assert named == ["middle 0.830"]
+
+
+def test_long_names_leave_the_axes_their_room(rows, tmp_path):
+    """Else the layout is given up, with a warning, which is an error here."""
+    named = [row | {"name": f"{row['name']}-{'.'.join('12345' * 12)}"} for row in rows if row["dice"] is not None]
+    pareto_picture(named, tmp_path / "pareto.png", title="long names", named=[row["name"] for row in named])
+    assert imread(tmp_path / "pareto.png").shape[0] > 500
