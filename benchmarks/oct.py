@@ -10,7 +10,8 @@
 bundles/retinal_oct_prox_classification; a method is its `preset`, nothing else differs, and all train for the same
 number of epochs. Each method and fold is a unit: trained, then evaluated on the images that the fold leaves unseen,
 with smallest, middle, largest and the same random subnets for all. What is done is not done again; an evaluation that
-was broken off goes on, a training begins anew, because its time counts. Leave the machine alone while it runs.
+was broken off goes on, a training begins anew, because its time counts. Leave the machine alone while it runs. Each
+published unit is kept in benchmarks/results/units, without its model: with --published they are done here, too.
 
 Printed and written to benchmarks/results/oct.json, with a picture, and into README.md: training time; balanced
 accuracy of the random subnets, each averaged over the folds; that of the largest over all images, each predicted in
@@ -34,6 +35,7 @@ import torch
 import update_readme
 from comparison.command import BENCHMARKS, run
 from comparison.oct_summary import summarise, table
+from comparison.published import UNITS, publish_units, take_published
 from comparison.summary import BUCKETS, bucket_scores, write_json
 from comparison.workplace import environment
 from monai.bundle import ConfigWorkflow
@@ -49,6 +51,7 @@ RESULTS = BENCHMARKS / "results"
 BUNDLE = bundle_folder("retinal_oct_prox_classification")
 METHODS = ("paper", "plus", "paper_mr", "progressive_shrinking")
 NEVER = 1_000_000
+LOCATIONS = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir")
 LABEL = "balanced accuracy"
 SYNTHETIC = "synthetic"
 logger = logging.getLogger("prox_monai.benchmarks")
@@ -67,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output", type=Path, default=Path("runs"), help="units go to oct, oct_full or oct_synthetic in it: runs/oct"
     )
     parser.add_argument("--full", action="store_true", help="the bundle's own settings instead of the quick ones")
+    parser.add_argument("--published", action="store_true", help="units of benchmarks/results/units are done")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
     return run(compare, parser, argv)
 
@@ -74,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compare(arguments: argparse.Namespace) -> None:
     """Run all units, folds outermost, and summarise after each."""
     place = Place(arguments)
+    if arguments.published:
+        taken = take_published(RESULTS / UNITS / place.name, place.output)
+        logger.info("%d units are taken from what is published", taken)
     units = [Unit(method, fold, place) for fold in arguments.folds for method in arguments.methods]
     for unit in units:
         unit.begin()
@@ -115,8 +122,8 @@ class Place:
         bundle = self.workflow({}).parser
         epochs = arguments.epochs or bundle.get("epochs")
         self.settings["epochs"] = epochs if isinstance(epochs, int) else sum(epochs)
-        for fold in arguments.folds:
-            class_folder_split(data, classes=bundle.get("classes"), fold=fold)
+        splits = [class_folder_split(data, classes=bundle.get("classes"), fold=fold) for fold in arguments.folds]
+        self.images = sum(map(len, splits[0].values()))
 
     def workflow(self, settings: Mapping[str, Any], *more: Path) -> ConfigWorkflow:
         """Return the bundle's training, with further settings and files of settings laid over it."""
@@ -164,8 +171,9 @@ class Unit:
         Raises:
             ValueError: When it was begun with other settings; nothing is changed.
         """
-        config = {k: v for k, v in self.place.workflow(self.settings).parser.get().items() if k != "_meta_"}
-        wanted = json.loads(json.dumps({"subnets": self.place.subnets, **config}))
+        config = self.place.workflow(self.settings).parser.get()
+        about = {name: value for name, value in config.items() if name not in ("_meta_", *LOCATIONS)}
+        wanted = json.loads(json.dumps({"subnets": self.place.subnets, "images": self.place.images, **about}))
         begun = _read(self.folder / "unit.json")
         if begun is None:
             _write(self.folder / "unit.json", wanted)
@@ -241,6 +249,8 @@ def publish(place: Place) -> None:
     summary = summarise(results)
     there = _read(RESULTS / f"{place.name}.json")
     folder = place.output if there is not None and len(there["units"]) > len(results) else RESULTS
+    if folder == RESULTS:
+        publish_units([unit.folder for unit in done], place.output, RESULTS / UNITS / place.name)
     write_json({"epochs": place.settings["epochs"], **summary}, folder / f"{place.name}.json")
     scores = bucket_scores(results)
     buckets = min(BUCKETS, len({latency for pairs in scores.values() for latency, _ in pairs}))

@@ -12,7 +12,9 @@ settings are in benchmarks/paper.yaml. Units run one after the other, so that th
 machine alone, or bind the command to a core of its own (taskset -c 0 ... --threads 1): on two cores two such commands,
 for example of two seeds, do not disturb each other. After each unit the figures of all that are done are written to
 benchmarks/results, with pictures, and into README.md; to the output folder while more units are published than are
-done. Fold 1 is reported, because recipes were chosen on fold 0.
+done. Each published unit is kept in benchmarks/results/units, without its model: with --published they are done here,
+too, so that more methods and seeds can be added. Times are compared on one processor only. Fold 1 is reported, because
+recipes were chosen on fold 0.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import update_readme
 from comparison.command import BENCHMARKS, parser_of, run
 from comparison.methods import Comparison, read_comparison
 from comparison.pictures import draw
+from comparison.published import UNITS, publish_units, take_published
 from comparison.summary import finished_units, summarise, write_json
 from comparison.units import Unit, check_units, evaluate_unit, train_unit
 from comparison.workplace import Workplace
@@ -45,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--folds", nargs="+", type=int, default=[1], help="of nnU-Net's five; recipes were chosen on 0")
     parser.add_argument("--threads", type=int, help="CPU threads; all cores unless given")
+    parser.add_argument("--published", action="store_true", help="units of benchmarks/results/units are done")
     return run(compare, parser, argv)
 
 
@@ -61,8 +65,11 @@ def compare(arguments: argparse.Namespace) -> None:
         for fold in arguments.folds
         for method in methods
     ]
-    check_units(units, comparison.subnets, device)
     workplace = Workplace(arguments.data, arguments.output, device)
+    if arguments.published:
+        taken = take_published(RESULTS / UNITS / results_name(workplace, full=arguments.full), workplace.output)
+        logger.info("%d units are taken from what is published", taken)
+    check_units(units, comparison.subnets, device)
     missing = [unit for unit in units if unit.result is None]
     logger.info("%d of %d units are done", len(units) - len(missing), len(units))
     for number, unit in enumerate(missing, 1):
@@ -88,24 +95,35 @@ def publish(comparison: Comparison, workplace: Workplace, *, full: bool) -> None
     for unit in units:
         unit.begin(unit.settings(), comparison.subnets, workplace.device)
     results = [unit.result for unit in units]
-    size = "_full" if full else ""
-    name = f"paper_{workplace.short_name}{size}"
-    ranking = RESULTS / f"ranking_{workplace.short_name}{size}.json"
+    name = results_name(workplace, full=full)
+    ranking = RESULTS / f"{name.replace('paper', 'ranking', 1)}.json"
     summary = summarise(
         results,
         methods,
-        command=f"python benchmarks/paper.py --data DIR --methods all{' --full' if full else ''}",
+        command=f"python benchmarks/paper.py --data DIR --methods all{' --full' * full}{_threads(comparison)}",
         dataset=workplace.dataset,
         ranking=json.loads(ranking.read_text(encoding="utf-8")) if ranking.exists() else None,
     )
     there = RESULTS / f"{name}.json"
     fewer = there.exists() and len(json.loads(there.read_text(encoding="utf-8"))["units"]) > len(results)
     folder = workplace.output if fewer else RESULTS
+    if not fewer:
+        publish_units([unit.folder for unit in units], workplace.output, RESULTS / UNITS / name)
     write_json(summary, folder / f"{name}.json")
     title = f"{workplace.dataset}, {summary['cases']} unseen cases"
     draw(results, folder, name, title=title, main=comparison.groups["main"])
     logger.info("  written to %s", folder / f"{name}.json")
     update_readme.write_readme()
+
+
+def results_name(workplace: Workplace, *, full: bool) -> str:
+    """Return what the names of the results begin with."""
+    return f"paper_{workplace.short_name}{'_full' * full}"
+
+
+def _threads(comparison: Comparison) -> str:
+    threads = comparison.common.get("threads")
+    return "" if threads is None else f" --threads {threads}"
 
 
 if __name__ == "__main__":

@@ -119,14 +119,16 @@ def paper_lines() -> list[str]:
     if not path.exists():
         return []
     result = json.loads(path.read_text())
-    machine = "{device}, {cores} cores, torch {torch}".format_map(result["machine"])
+    machine = "{device}, threads: {threads}, torch {torch}".format_map(result["machine"])
+    folds = ", ".join(map(str, sorted({unit["fold"] for unit in result["units"]})))
     subnets = max((unit["dice"]["subnets"] for unit in result["units"] if unit.get("dice")), default=0)
     lines = [
         "",
-        f"`make bench`: the same data and cases; {subnets} random subnets per training, the same for all methods of "
-        f"one space; every training has the same number of steps, except where the name says otherwise; medians over "
-        f"the seeds; training time without validation, against progressive shrinking (PS); {machine}. What each method "
-        "is: [benchmarks/paper.yaml](benchmarks/paper.yaml).",
+        f"`{result['command']}`: the same data, {result['cases']} unseen cases of fold {folds}; {subnets} "
+        f"random subnets per training, the same for all methods of one space; every training has the same number of "
+        f"steps, except where the name says otherwise; medians over the seeds; training time without validation, "
+        f"against progressive shrinking (PS); {machine}. What each method is: "
+        "[benchmarks/paper.yaml](benchmarks/paper.yaml).",
         "",
         *markdown(
             (

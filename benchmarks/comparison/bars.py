@@ -26,7 +26,7 @@ def bars(results: Results, ranking: Mapping[str, Any] | None = None) -> list[dic
     mean, low = (lambda run: run["dice"]["mean"]), (lambda run: run["dice"]["min"])
     interval = paired_interval(results, OURS, ALONE_AT_OUR_TIME)
     tau, ceiling = (None if ranking is None else ranking[name]["mean"] for name in ("tau", "ceiling"))
-    both = pairs(results, OURS, ALONE, lambda run: run["train_seconds"])
+    both = pairs(results, OURS, ALONE, lambda run: run["train_seconds"], timed_training)
     at_time = differences(results, OURS_AT_BASELINE_TIME, BASELINE, mean)
     return [
         *_time_bars(results, BASELINE, "PS"),
@@ -55,7 +55,7 @@ def bars(results: Results, ranking: Mapping[str, Any] | None = None) -> list[dic
 
 
 def _time_bars(results: Results, baseline: str, name: str) -> list[dict[str, Any]]:
-    times = pairs(results, OURS, baseline, lambda run: run["train_seconds_without_polish"])
+    times = pairs(results, OURS, baseline, lambda run: run["train_seconds_without_polish"], timed_training)
     reached = time_to_reach(results, baseline)
     return [
         _bar(f"training time of plus without its polishing ÷ {name}, equal steps", "<=", 0.2, _ratio(times)),
@@ -63,14 +63,25 @@ def _time_bars(results: Results, baseline: str, name: str) -> list[dict[str, Any
     ]
 
 
+def training(run: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what two units have in common whose Dice is compared: seed and fold."""
+    return run["seed"], run["fold"]
+
+
+def timed_training(run: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what two units have in common whose time is compared: seed, fold, and processor or GPU."""
+    return *training(run), run["environment"]["device"]
+
+
 def pairs(
-    results: Results, ours: str, theirs: str, value: Callable[[Mapping[str, Any]], float]
-) -> list[tuple[float, float]]:
-    """Return a value of two methods for each seed and fold that both have."""
-    left, right = (
-        {(run["seed"], run["fold"]): value(run) for run in results if run["method"] == method}
-        for method in (ours, theirs)
-    )
+    results: Results,
+    ours: str,
+    theirs: str,
+    value: Callable[[Mapping[str, Any]], Any],
+    key: Callable[[Mapping[str, Any]], tuple[Any, ...]] = training,
+) -> list[tuple[Any, Any]]:
+    """Return a value of two methods for each key that both have."""
+    left, right = ({key(run): value(run) for run in results if run["method"] == method} for method in (ours, theirs))
     return [(left[key], right[key]) for key in left if key in right]
 
 
@@ -101,13 +112,13 @@ def time_to_reach(results: Results, baseline: str = BASELINE) -> float | None:
 
     A learning rate that decays makes a training whole: only ends of trainings are compared. For each seed and fold it
     is the shortest training with the recipe of plus, whatever its number of iterations, whose mean Dice is at least
-    the baseline's; infinite where there is none. The median over them.
+    the baseline's, on the same processor or GPU; infinite where there is none. The median over them.
     """
     recipe = next((_recipe(run) for run in results if run["method"] == OURS), None)
     family = [run for run in results if run["trainer"] == "ProXTrainer" and _recipe(run) == recipe]
     ratios = []
     for base in (run for run in results if run["method"] == baseline):
-        runs = [run for run in family if (run["seed"], run["fold"]) == (base["seed"], base["fold"])]
+        runs = [run for run in family if timed_training(run) == timed_training(base)]
         reached = [run["train_seconds"] for run in runs if run["dice"]["mean"] >= base["dice"]["mean"]]
         if runs:
             ratios.append(min(reached, default=float("inf")) / base["train_seconds"])

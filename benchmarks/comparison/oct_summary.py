@@ -10,7 +10,7 @@ import torch
 
 from comparison.bars import BASELINE
 from comparison.results import distribution
-from comparison.summary import BUCKETS, bucket_scores
+from comparison.summary import BUCKETS, bucket_scores, devices
 from prox_monai.evaluation.classification import balanced_accuracy, bootstrap_over_patients
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.search.pareto import latency_buckets
@@ -26,7 +26,7 @@ def summarise(results: Results) -> dict[str, Any]:
     left_out = ("subnets", "largest", "environment")
     return {
         "images": len({image["case"] for result in results for image in result["largest"]}),
-        "machine": results[-1]["environment"],
+        "machine": {**results[-1]["environment"], "device": devices(results)},
         "methods": {name: method_row(name, results) for name in dict.fromkeys(r["method"] for r in results)},
         "latency_buckets": by_latency(results),
         "units": [{key: value for key, value in r.items() if key not in left_out} for r in results],
@@ -36,8 +36,8 @@ def summarise(results: Results) -> dict[str, Any]:
 def method_row(method: str, results: Results) -> dict[str, Any]:
     """Return time and balanced accuracy of a method over its folds; a random subnet counts once, its folds' mean."""
     runs = [result for result in results if result["method"] == method]
-    base = {result["fold"]: result["train_seconds"] for result in results if result["method"] == BASELINE}
-    ratios = [run["train_seconds"] / base[run["fold"]] for run in runs if run["fold"] in base]
+    base = {_timed_training(result): result["train_seconds"] for result in results if result["method"] == BASELINE}
+    ratios = [run["train_seconds"] / base[_timed_training(run)] for run in runs if _timed_training(run) in base]
     per_subnet: dict[str, list[float]] = {}
     for run in runs:
         for key, *_, score in run["subnets"]:
@@ -97,6 +97,11 @@ def _cells(method: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         *(f"{row['random'][name]:.3f}" for name in ("mean", "min", "max")),
         f"{largest['balanced_accuracy']:.3f} ({largest['low']:.3f} to {largest['high']:.3f})",
     )
+
+
+def _timed_training(result: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two units have in common whose time is compared."""
+    return result["fold"], result["environment"]["device"]
 
 
 def _mean(values: Sequence[float]) -> float | None:

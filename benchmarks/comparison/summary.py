@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison.bars import BASELINE, bars
+from comparison.bars import BASELINE, bars, timed_training
 from comparison.methods import Method
 from comparison.units import Unit
 from prox_monai.search.pareto import latency_buckets
@@ -54,7 +54,7 @@ def summarise(
         "dataset": dataset,
         "cases": results[0]["cases"],
         "dates": [min(result["date"] for result in results), max(result["date"] for result in results)],
-        "machine": {**results[-1]["environment"], "device": measured.get("device")},
+        "machine": {**results[-1]["environment"], "device": devices(results), "threads": measured.get("threads")},
         "not_trained": [method.name for method in methods if method.name not in done],
         "bars": bars(results, ranking),
         "methods": {
@@ -66,10 +66,16 @@ def summarise(
     }
 
 
+def devices(results: Iterable[Mapping[str, Any]]) -> str:
+    """Return the processors or GPUs that units ran on."""
+    return " and ".join(dict.fromkeys(result["environment"]["device"] for result in results))
+
+
 def medians(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the medians over the units of one method, and its cost against the baseline of the same seed and fold."""
-    baseline = {_key(result): result for result in results if result["method"] == BASELINE}
-    pairs = [(run, baseline[_key(run)]) for run in runs if _key(run) in baseline]
+    """Return the medians over the units of one method, and its cost against the baseline of the same seed,
+    fold and device."""
+    baseline = {timed_training(result): result for result in results if result["method"] == BASELINE}
+    pairs = [(run, baseline[timed_training(run)]) for run in runs if timed_training(run) in baseline]
     row: dict[str, Any] = {"seeds": sorted({run["seed"] for run in runs}), "units": len(runs)}
     for field in ("train_seconds", "train_seconds_without_polish", "multiply_adds_1e9"):
         row[field] = _median(run.get(field) for run in runs)
@@ -137,10 +143,6 @@ def _shortened(result: Mapping[str, Any]) -> dict[str, Any]:
     if result.get("subnets"):
         short["random_dice"] = [round(dice, 4) for *_, dice in result["subnets"]]
     return short
-
-
-def _key(result: Mapping[str, Any]) -> tuple[int, int]:
-    return result["seed"], result["fold"]
 
 
 def _median(values: Iterable[float | None]) -> float | None:

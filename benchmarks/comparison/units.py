@@ -16,6 +16,7 @@ from tqdm import tqdm
 from comparison.methods import Method, resolved_settings
 from comparison.results import prox_result, stock_result
 from comparison.workplace import Workplace, environment, progress
+from prox_monai.evaluation.cost import device_name
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
 from prox_monai.integrations.nnunet.unseen import evaluate_trained, unseen_cases
@@ -117,17 +118,32 @@ def check_units(units: Iterable[Unit], subnets: int, device: str) -> None:
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        RuntimeError: When a unit needs the time of one that is neither done nor to be run before it.
+        RuntimeError: When a unit needs the time of one that is neither done nor to be run before it, or was measured
+            on another processor or GPU.
         ValueError: When a unit was begun with other settings.
     """
     before: set[Path] = set()
     for unit in units:
         needed = [Unit(Method(name, {}), unit.seed, unit.fold, unit.root) for name in unit.method.needs]
+        if unit.result is None:
+            for other in needed:
+                _check_same_device(other, device_name(device))
         if not any(other.folder in before and other.result is None for other in needed):
             settings = unit.settings()
             if (unit.folder / "unit.json").exists():
                 unit.begin(settings, subnets, device)
         before.add(unit.folder)
+
+
+def _check_same_device(unit: Unit, device: str) -> None:
+    """Raise RuntimeError when a unit is done whose time was measured elsewhere."""
+    measured = device if unit.result is None else unit.result["environment"]["device"]
+    if measured != device:
+        raise RuntimeError(
+            f"the time of {unit.method.name}, seed {unit.seed}, fold {unit.fold} was measured on {measured}, this is "
+            f"{device}: no other method can get the same time here. Leave out the methods with match_seconds, or give "
+            f"another --output."
+        )
 
 
 def train_unit(unit: Unit, workplace: Workplace, subnets: int) -> None:
@@ -164,7 +180,7 @@ def evaluate_unit(unit: Unit, workplace: Workplace, subnets: int) -> dict[str, A
         named = subnets_of(model, settings.get("subnet"), subnets)
         rows = evaluate(model, named, unit.folder / "subnets.jsonl", workplace)
         result = prox_result(fold_folder, rows)
-    when = {"date": datetime.now(UTC).date().isoformat(), "environment": environment()}
+    when = {"date": datetime.now(UTC).date().isoformat(), "environment": environment(workplace.device)}
     tidy(fold_folder)
     about = {"trainer": unit.method.trainer, "settings": settings, "cases": len(cases)}
     return unit.finish({**about, **when, **result})

@@ -10,9 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from prox_monai.demo.record import Record
 from prox_monai.demo.run import Demo
 from prox_monai.demo.stock import TrainingProgress, run_stock
+from prox_monai.evaluation.cost import device_name
 from prox_monai.integrations.nnunet.settings import CONFIG_VARIABLE
 from prox_monai.integrations.nnunet.unseen import choose_device
 from prox_monai.plugin_files import plugin_folder
@@ -98,9 +101,15 @@ def progress(settings: dict[str, Any]) -> TrainingProgress:
     return TrainingProgress(sum(epochs) if isinstance(epochs, list) else epochs)
 
 
-def environment() -> dict[str, Any]:
-    """Return what a training's time depends on beside the machine: cores, all of which nnU-Net uses, and versions."""
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return what a training's time depends on: processor or GPU, cores of the machine, and versions."""
     packages = {name: version(name) for name in ("torch", "nnunetv2", "prox-monai")}
     described = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
     commit = subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip()
-    return {"cores": os.cpu_count(), "python": platform.python_version(), **packages, "commit": commit or None}
+    return {
+        "device": device_name(device),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **packages,
+        "commit": commit or None,
+    }

@@ -26,7 +26,7 @@ def result() -> Callable[..., dict[str, Any]]:
             "settings": {"preset": method, "iterations_per_epoch": 2, "seed": seed},
             "cases": 2,
             "date": "2026-01-01",
-            "environment": {"cores": 2, "torch": "2.9"},
+            "environment": {"device": "a processor", "cores": 2, "torch": "2.9"},
             "train_seconds": seconds,
             "train_seconds_without_polish": 0.75 * seconds,
             "multiply_adds_1e9": 10 * seconds,

@@ -23,6 +23,14 @@ def test_time_against_the_baseline_is_the_median_of_ratios_within_a_seed(result)
     assert met in (True, False)
 
 
+def test_times_of_two_processors_are_not_compared(result):
+    elsewhere = {"device": "another processor", "cores": 2, "torch": "2.9"}
+    theirs = result("progressive_shrinking", seconds=100.0, environment=elsewhere)
+    assert measured([result("plus", 0.9), theirs], "without its polishing ÷ PS, equal") == (None, None)
+    assert measured([result("plus", 0.9), theirs], "to the final mean Dice of PS ÷") == (None, None)
+    assert measured([result("plus", 0.9), theirs], "plus - PS at equal steps")[0] == pytest.approx(0.1)
+
+
 def test_time_to_reach_is_that_of_the_shortest_training_that_is_as_good(result):
     base = result("progressive_shrinking", 0.84, 1000.0)
     settings = result("plus")["settings"]

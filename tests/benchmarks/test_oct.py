@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -168,6 +169,19 @@ def test_published_results_give_way_only_to_as_many(finished, monkeypatch):
     assert benchmark.main([*finished.arguments, *finished.methods]) == 0
     assert json.loads(published.read_text()) == {"units": [{}] * 5}
     assert len(json.loads((finished.output / "oct.json").read_text())["units"]) == 4
+
+
+def test_published_units_are_done_elsewhere(finished, monkeypatch, tmp_path):
+    """On data in another folder, too."""
+    published = finished.folder / "results" / "units" / "oct" / "plus" / "fold0"
+    assert sorted(path.name for path in published.iterdir()) == ["result.json", "unit.json"]
+    assert str(finished.folder) not in (published / "unit.json").read_text() + (published / "result.json").read_text()
+    data = shutil.copytree(finished.folder / "data", tmp_path / "data")
+    monkeypatch.setattr(benchmark.Unit, "train", None)
+    elsewhere = ["--data", str(data), "--output", str(tmp_path / "out"), "--published"]
+    assert benchmark.main([*finished.arguments, *finished.methods, *elsewhere]) == 0
+    taken = tmp_path / "out" / "oct" / "plus" / "fold0" / "result.json"
+    assert taken.read_text() == (published / "result.json").read_text()
 
 
 def refused(finished, arguments: list[str], capsys) -> str:

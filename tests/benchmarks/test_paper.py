@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import ANY
@@ -176,6 +177,18 @@ def test_published_results_give_way_only_to_as_many(finished, monkeypatch):
     published.write_text(json.dumps({"units": [{}]}))
     assert paper.main(finished.arguments) == 0
     assert "bars" in json.loads(published.read_text())
+
+
+def test_published_units_are_done_elsewhere(finished, monkeypatch, tmp_path):
+    published = finished.folder / "results" / "units" / "paper_synthetic" / "plus" / "seed0" / "fold1"
+    assert sorted(path.name for path in published.iterdir()) == ["result.json", "settings.yaml", "unit.json"]
+    elsewhere = tmp_path / "out"
+    shutil.copytree(finished.output, elsewhere, ignore=shutil.ignore_patterns("plus"))
+    monkeypatch.setattr(paper, "train_unit", None)
+    arguments = [*finished.arguments, "--output", str(elsewhere)]
+    assert paper.main([*arguments, "--published"]) == 0
+    taken = elsewhere / "plus" / "seed0" / "fold1" / "result.json"
+    assert json.loads(taken.read_text()) == unit(finished, "plus").result
 
 
 def test_unknown_methods_are_refused(finished, capsys):

@@ -41,7 +41,13 @@ def test_medians_and_ratios(results):
     stock = summary["methods"]["nnunet"]
     assert (stock["mean"], stock["largest"], stock["multiply_adds_1e9_ratio"]) == (None, 0.7, None)
     assert summary["not_trained"] == ["paper"]
-    assert summary["machine"] == {"cores": 2, "torch": "2.9", "device": "a processor"}
+    assert summary["machine"] == {"device": "a processor", "cores": 2, "torch": "2.9", "threads": 2}
+
+
+def test_all_processors_are_named(result):
+    elsewhere = {"device": "another processor", "cores": 2, "torch": "2.9"}
+    summary = summary_of([result("plus"), result("plus", seed=1, environment=elsewhere), result("plus", seed=2)])
+    assert summary["machine"]["device"] == "a processor and another processor"
 
 
 def test_a_method_without_its_baseline_has_no_ratio(results):
@@ -126,7 +132,7 @@ def test_the_table(committed, results):
     assert "Not trained yet: `paper`." in text
     assert "| mean Dice of the random subnets, plus | >= 0.86 | 0.870 | yes |" in text
     assert "| Kendall's tau to stand-alone training ÷ its ceiling | >= 0.8 |  | not measured |" in text
-    assert "a processor, 2 cores, torch 2.9" in text
+    assert "a processor, threads: 2, torch 2.9" in text
 
 
 def test_the_lines_on_ranking(committed):

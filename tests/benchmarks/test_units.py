@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from comparison import units as units_module
 from comparison import workplace as workplace_module
 from comparison.methods import Method
 from comparison.results import distribution, stock_result
@@ -66,6 +67,20 @@ def test_other_settings_are_refused_before_anything_runs(done, unit):
     assert not unit(BASE).folder.exists()
 
 
+def test_equal_time_is_refused_on_another_processor(done, unit, result, monkeypatch):
+    base = done(BASE, 100.0)
+    monkeypatch.setattr(units_module, "device_name", lambda device: "a processor")
+    check_units([unit(STOCK)], 5, "cpu")
+    monkeypatch.setattr(units_module, "device_name", lambda device: "another processor")
+    said = "the time of base, seed 0, fold 0 was measured on a processor, this is another processor: no other method"
+    with pytest.raises(RuntimeError, match=said):
+        check_units([unit(STOCK)], 5, "cpu")
+    finished = unit(STOCK)
+    finished.begin(finished.settings(), 5, "cpu")
+    finished.finish(result("stock"))
+    check_units([base, finished], 5, "cpu")
+
+
 def test_another_device_or_another_default_is_refused(done, unit, monkeypatch):
     before = done(PLUS, 10.0).result
     with pytest.raises(ValueError, match=r"device \(cpu instead of cuda\)"):
@@ -85,7 +100,8 @@ def test_equal_time_is_that_of_the_same_seed(done, unit):
     assert unit(STOCK, 1).settings()["seconds"] == 80
 
 
-def test_a_time_that_is_not_there_is_named(done, unit):
+def test_a_time_that_is_not_there_is_named(done, unit, monkeypatch):
+    monkeypatch.setattr(units_module, "device_name", lambda device: "a processor")
     done(PLUS, 10.0)
     with pytest.raises(RuntimeError, match=r"longer needs the training time of base, seed 0, fold 0, .*; add base to"):
         check_units([unit(LONGER)], 5, "cpu")

@@ -1,0 +1,48 @@
+"""Units that are published beside the results: what was to be done and what was measured, without the models."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+UNITS = "units"  # in benchmarks/results
+RESULT = "result.json"
+_FILES = ("unit.json", "settings.yaml", RESULT)
+
+
+def publish_units(folders: Iterable[Path], output: Path, published: Path) -> None:
+    """Copy what finished units say into the published folder.
+
+    Args:
+        folders: of the units, in ``output``.
+        output: folder of all units.
+        published: where they go, at the same place below it.
+    """
+    for folder in folders:
+        _copy(folder, published / folder.relative_to(output))
+
+
+def take_published(published: Path, output: Path) -> int:
+    """Copy published units into an output folder that lacks them: there they are done. Returns how many.
+
+    Args:
+        published: folder of published units; it need not exist.
+        output: folder of all units; what is done or begun there stays as it is.
+    """
+    missing = [
+        path.parent
+        for path in sorted(published.rglob(RESULT))
+        if not (output / path.parent.relative_to(published)).exists()
+    ]
+    for folder in missing:
+        _copy(folder, output / folder.relative_to(published))
+    return len(missing)
+
+
+def _copy(folder: Path, destination: Path) -> None:
+    """Copy the files that there are; the result last, because it says that the unit is done."""
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in _FILES:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, destination / name)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from comparison.published import publish_units, take_published
+
+
+def made(folder: Path, result: str, *, model: bool = True) -> Path:
+    folder.mkdir(parents=True)
+    for name, text in (("unit.json", "{}"), ("result.json", result), ("model.pth", "weights")):
+        if model or name != "model.pth":
+            (folder / name).write_text(text)
+    return folder
+
+
+def files(root: Path) -> dict[str, str]:
+    return {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
+
+
+def test_units_are_published_without_models_and_taken_elsewhere(tmp_path):
+    unit = made(tmp_path / "out" / "plus" / "seed0" / "fold1", "0.86")
+    (unit / "settings.yaml").write_text("epochs: 3")
+    publish_units([unit], tmp_path / "out", tmp_path / "units")
+    place = "plus/seed0/fold1/"
+    said = {f"{place}unit.json": "{}", f"{place}settings.yaml": "epochs: 3", f"{place}result.json": "0.86"}
+    assert files(tmp_path / "units") == said
+    assert take_published(tmp_path / "units", tmp_path / "elsewhere") == 1
+    assert files(tmp_path / "elsewhere") == said
+
+
+def test_what_is_done_or_begun_stays(tmp_path):
+    made(tmp_path / "units" / "plus" / "fold0", "published", model=False)
+    made(tmp_path / "units" / "plus" / "fold1", "published", model=False)
+    made(tmp_path / "out" / "plus" / "fold0", "own")
+    begun = tmp_path / "out" / "plus" / "fold1"
+    begun.mkdir()
+    before = files(tmp_path / "out")
+    assert take_published(tmp_path / "units", tmp_path / "out") == 0
+    assert files(tmp_path / "out") == before
+
+
+def test_nothing_is_published_yet(tmp_path):
+    assert take_published(tmp_path / "units", tmp_path / "out") == 0
