@@ -35,7 +35,7 @@ import torch
 import update_readme
 from comparison.command import BENCHMARKS, run
 from comparison.oct_summary import summarise, table
-from comparison.published import UNITS, publish_units, take_published
+from comparison.published import UNITS, includes_published, publish_units, take_published
 from comparison.summary import BUCKETS, bucket_scores, write_json
 from comparison.workplace import environment
 from monai.bundle import ConfigWorkflow
@@ -240,23 +240,24 @@ def largest_predictions(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
 
 
 def publish(place: Place) -> None:
-    """Print what is done, and write it with a picture; to the output folder where that would replace more units."""
+    """Print what is done, and write it with a picture; to the output folder where other units are published."""
     units = [Unit(method, fold, place) for method in METHODS for fold in range(5)]
     done = [unit for unit in units if unit.result is not None]
     for unit in done:
         unit.begin()
     results = [unit.result for unit in done]
     summary = summarise(results)
-    there = _read(RESULTS / f"{place.name}.json")
-    folder = place.output if there is not None and len(there["units"]) > len(results) else RESULTS
-    if folder == RESULTS:
-        publish_units([unit.folder for unit in done], place.output, RESULTS / UNITS / place.name)
+    folders = [unit.folder for unit in done]
+    all_published = includes_published(folders, place.output, RESULTS / UNITS / place.name)
+    folder = RESULTS if all_published else place.output
+    if all_published:
+        publish_units(folders, place.output, RESULTS / UNITS / place.name)
     write_json({"epochs": place.settings["epochs"], **summary}, folder / f"{place.name}.json")
     scores = bucket_scores(results)
     buckets = min(BUCKETS, len({latency for pairs in scores.values() for latency, _ in pairs}))
     title = f"Retinal OCT, {place.subnets} random subnets in each of {len({r['fold'] for r in results})} folds"
     bucket_picture(scores, folder / f"{place.name}.png", title=title, buckets=buckets, label=LABEL)
-    if folder == RESULTS:
+    if all_published:
         update_readme.write_readme()
     print(table(summary))
     logger.info("written to %s", folder / f"{place.name}.json")

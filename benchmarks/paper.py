@@ -11,8 +11,8 @@ of the reporting half. What is done is not done again; a unit that was broken of
 settings are in benchmarks/paper.yaml. Units run one after the other, so that their times can be compared: leave the
 machine alone, or bind the command to a core of its own (taskset -c 0 ... --threads 1): on two cores two such commands,
 for example of two seeds, do not disturb each other. After each unit the figures of all that are done are written to
-benchmarks/results, with pictures, and into README.md; to the output folder while more units are published than are
-done. Each published unit is kept in benchmarks/results/units, without its model: with --published they are done here,
+benchmarks/results, with pictures, and into README.md; to the output folder while a published unit is not among them.
+Each published unit is kept in benchmarks/results/units, without its model: with --published they are done here,
 too, so that more methods and seeds can be added. Times are compared on one processor only. Fold 1 is reported, because
 recipes were chosen on fold 0.
 """
@@ -30,7 +30,7 @@ import update_readme
 from comparison.command import BENCHMARKS, parser_of, run
 from comparison.methods import Comparison, read_comparison
 from comparison.pictures import draw
-from comparison.published import UNITS, publish_units, take_published
+from comparison.published import UNITS, includes_published, publish_units, take_published
 from comparison.summary import finished_units, summarise, write_json
 from comparison.units import Unit, check_units, evaluate_unit, train_unit
 from comparison.workplace import Workplace
@@ -70,6 +70,7 @@ def compare(arguments: argparse.Namespace) -> None:
         taken = take_published(RESULTS / UNITS / results_name(workplace, full=arguments.full), workplace.output)
         logger.info("%d units are taken from what is published", taken)
     check_units(units, comparison.subnets, device)
+    checked_units(comparison, workplace)
     missing = [unit for unit in units if unit.result is None]
     logger.info("%d of %d units are done", len(units) - len(missing), len(units))
     for number, unit in enumerate(missing, 1):
@@ -85,15 +86,13 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def publish(comparison: Comparison, workplace: Workplace, *, full: bool) -> None:
-    """Write what is done as JSON, pictures and table of README.md; in the output folder where that would replace more.
+    """Write what is done as JSON, pictures and README.md's table; to the output folder where others are published.
 
     Raises:
-        ValueError: When a unit was trained with other settings than those of now: they do not belong into one table.
+        ValueError: When a unit was trained with other settings than those of now.
     """
     methods = list(comparison.methods.values())
-    units = finished_units(workplace.output, methods)
-    for unit in units:
-        unit.begin(unit.settings(), comparison.subnets, workplace.device)
+    units = checked_units(comparison, workplace)
     results = [unit.result for unit in units]
     name = results_name(workplace, full=full)
     ranking = RESULTS / f"{name.replace('paper', 'ranking', 1)}.json"
@@ -104,16 +103,28 @@ def publish(comparison: Comparison, workplace: Workplace, *, full: bool) -> None
         dataset=workplace.dataset,
         ranking=json.loads(ranking.read_text(encoding="utf-8")) if ranking.exists() else None,
     )
-    there = RESULTS / f"{name}.json"
-    fewer = there.exists() and len(json.loads(there.read_text(encoding="utf-8"))["units"]) > len(results)
-    folder = workplace.output if fewer else RESULTS
-    if not fewer:
-        publish_units([unit.folder for unit in units], workplace.output, RESULTS / UNITS / name)
+    done = [unit.folder for unit in units]
+    all_published = includes_published(done, workplace.output, RESULTS / UNITS / name)
+    folder = RESULTS if all_published else workplace.output
+    if all_published:
+        publish_units(done, workplace.output, RESULTS / UNITS / name)
     write_json(summary, folder / f"{name}.json")
     title = f"{workplace.dataset}, {summary['cases']} unseen cases"
     draw(results, folder, name, title=title, main=comparison.groups["main"])
     logger.info("  written to %s", folder / f"{name}.json")
     update_readme.write_readme()
+
+
+def checked_units(comparison: Comparison, workplace: Workplace) -> list[Unit]:
+    """Return the units that are done.
+
+    Raises:
+        ValueError: When one was trained with other settings than those of now: they do not belong into one table.
+    """
+    units = finished_units(workplace.output, list(comparison.methods.values()))
+    for unit in units:
+        unit.begin(unit.settings(), comparison.subnets, workplace.device)
+    return units
 
 
 def results_name(workplace: Workplace, *, full: bool) -> str:

@@ -136,7 +136,7 @@ def paper_lines() -> list[str]:
                 "seeds",
                 "training",
                 "÷ PS",
-                "multiply-adds ÷ PS",
+                "subnets' multiply-adds ÷ PS",
                 "mean Dice (least to most)",
                 "smallest",
                 "largest",
@@ -148,8 +148,11 @@ def paper_lines() -> list[str]:
     if result["not_trained"]:
         lines += ["", f"Not trained yet: {', '.join(f'`{name}`' for name in result['not_trained'])}."]
     said = {True: "yes", False: "no", None: "not measured"}
-    bars = ((bar["what"], bar["bar"], _number(bar["measured"]), said[bar["met"]]) for bar in result["bars"])
-    lines += ["", *markdown(("bar", "", "measured", "met"), "lrrl", bars)]
+    bars = (
+        (bar["what"], bar["bar"], _number(bar["measured"]), said[bar["met"]], str(bar["seeds"]))
+        for bar in result["bars"]
+    )
+    lines += ["", *markdown(("bar", "", "measured", "met", "seeds"), "lrrlr", bars)]
     for picture, alt in (
         ("time", "Training time"),
         ("dice", "Dice of random subnets"),

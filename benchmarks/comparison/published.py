@@ -23,6 +23,18 @@ def publish_units(folders: Iterable[Path], output: Path, published: Path) -> Non
         _copy(folder, published / folder.relative_to(output))
 
 
+def includes_published(folders: Iterable[Path], output: Path, published: Path) -> bool:
+    """Return whether all published units are among these: then what is published may give way to them.
+
+    Args:
+        folders: of finished units, in ``output``.
+        output: folder of all units.
+        published: folder of published units; it need not exist.
+    """
+    done = {folder.relative_to(output) for folder in folders}
+    return {path.parent.relative_to(published) for path in published.rglob(RESULT)} <= done
+
+
 def take_published(published: Path, output: Path) -> int:
     """Copy published units into an output folder that lacks them: there they are done. Returns how many.
 

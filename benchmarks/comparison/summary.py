@@ -92,8 +92,8 @@ def medians(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, An
 def bucket_table(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return mean Dice by latency bucket (ProX, figure 4).
 
-    A subnet's latency is the median of what the units measured for it: it does not depend on the weights. The buckets
-    are quantiles over all subnets that any unit evaluated.
+    A subnet's latency is the median of what the units measured for it on the device of the first: it does not depend on
+    the weights. The buckets are quantiles over all subnets that any unit evaluated.
     """
     scores = bucket_scores(results)
     if not scores:
@@ -113,15 +113,16 @@ def bucket_table(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def bucket_scores(results: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """Return latency (ms) and Dice of every random subnet of every unit, by method."""
+    """Return latency (ms) and Dice of every random subnet of every unit, by method; latencies are of one device."""
     measured: dict[str, list[float]] = {}
     for result in results:
         for key, _, latency, _ in result.get("subnets", ()):
-            measured.setdefault(key, []).append(latency)
+            if result["environment"]["device"] == results[0]["environment"]["device"]:
+                measured.setdefault(key, []).append(latency)
     latency_of = {key: statistics.median(values) for key, values in measured.items()}
     scores: dict[str, list[tuple[float, float]]] = {}
     for result in results:
-        pairs = [(latency_of[key], dice) for key, _, _, dice in result.get("subnets", ())]
+        pairs = [(latency_of[key], dice) for key, _, _, dice in result.get("subnets", ()) if key in latency_of]
         if pairs:
             scores.setdefault(result["method"], []).extend(pairs)
     return scores

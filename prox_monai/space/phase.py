@@ -37,6 +37,7 @@ class Phase:
         fixed: subnets that each optimizer step trains before those.
         in_place: the others learn from what the first of ``fixed`` gives in the same step.
         reorder: channels are re-ordered by their importance when the phase begins.
+        follow_resolution: the teacher works at the resolution of its student, not at its own.
 
     Raises:
         ValueError: When ``epochs`` is not an integer >= 1, a step would train no subnet, a fixed subnet is not in the
@@ -52,6 +53,7 @@ class Phase:
     fixed: tuple[SubnetConfig, ...] = ()
     in_place: bool = False
     reorder: bool = False
+    follow_resolution: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stage", Stage(self.stage))
@@ -96,6 +98,7 @@ class Phase:
             "fixed": [config.to_dict() for config in self.fixed],
             "in_place": self.in_place,
             "reorder": self.reorder,
+            "follow_resolution": self.follow_resolution,
         }
 
     @classmethod

@@ -94,8 +94,8 @@ class PhaseSchedule:
         Raises:
             ValueError: When ``epochs`` does not cover the phases, or ``subnets_per_step`` the stages.
 
-        Stages are kernel, depth, width at all resolutions; the teacher is the largest subnet throughout
-        (Cai et al., "Once-for-all", ICLR 2020, section 3.3).
+        Stages are kernel, depth, width at all resolutions; the teacher is the largest subnet throughout, at the
+        resolution of its student (Cai et al., "Once-for-all", ICLR 2020, section 3.3: one image size per batch).
         """
         stages = [Dimension.KERNEL, Dimension.DEPTH, Dimension.WIDTH]
         steps = _expansion(space, stages, downwards=True)
@@ -110,6 +110,7 @@ class PhaseSchedule:
                 space.largest() if index else None,
                 counts[stage],
                 reorder=reorder and index == first_width,
+                follow_resolution=index > 0,
             )
             for index, (stage, opened) in enumerate(steps)
         ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prox_monai.elastic.resolution import at_resolution, without_resolution
 from prox_monai.space import SubnetConfig
 
 Form = Literal["mse", "kl"]
@@ -45,16 +46,25 @@ class Teacher:
     Args:
         config: which subnet it is.
         network: the extracted network.
+        stride: product of strides per spatial axis.
     """
 
-    def __init__(self, config: SubnetConfig, network: nn.Module) -> None:
+    def __init__(self, config: SubnetConfig, network: nn.Module, stride: Sequence[int]) -> None:
         self.config = config
         self.network = network.eval().requires_grad_(False)
+        self.stride = stride
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> list[Tensor]:
-        """Return the outputs for an input of shape ``(B, C, *spatial)``, one per deep-supervision level."""
-        return as_list(self.network(x))
+    def __call__(self, x: Tensor, resolution: float | None = None) -> list[Tensor]:
+        """Return the outputs for an input of shape ``(B, C, *spatial)``, one per deep-supervision level.
+
+        Args:
+            x: the input, at the native resolution.
+            resolution: at which the subnet works; its own unless given.
+        """
+        if resolution is None:
+            return as_list(self.network(x))
+        return as_list(at_resolution(without_resolution(self.network), x, self.stride, resolution))
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ class ProgressiveTraining:
         self.teacher: Teacher | None = None
         self.epoch = 0
         self._lesson: Lesson | None = None
+        self._taught: dict[float | None, list[Tensor]] = {}
         self._shown: list[Tensor] | None = None
 
     @property
@@ -104,7 +105,7 @@ class ProgressiveTraining:
         if wanted is None:
             self.teacher = None
         elif self.teacher is None or self.teacher.config != wanted:
-            self.teacher = Teacher(wanted, self.supernet.extract(wanted))
+            self.teacher = Teacher(wanted, self.supernet.extract(wanted), self.supernet.architecture.stride)
         depth = phase.space.depth[-1]
         if phase.index > 0 and depth > self.supernet.opened_depth and self.supernet.growth == "preserving":
             self.supernet.open_depth(depth, self.schedule.phases[phase.index - 1].largest(), batches)
@@ -127,18 +128,29 @@ class ProgressiveTraining:
 
         Once they are through, the criterion is the host's loss alone.
         """
-        self._lesson = self._shown = None
+        self._forget()
         for config in self.subnets_at(self.epoch, step):
             self.supernet.activate(config, freeze_of(self.phase, config, self.freeze))
             yield config
             if self._lesson is None and self._shown is not None and self.in_place.weight > 0:
                 self._lesson = Lesson(self._shown, self.in_place)
+        self._forget()
+
+    def _forget(self) -> None:
         self._lesson = self._shown = None
+        self._taught = {}
 
     def distill(self, x: Tensor) -> None:
-        """Let the teacher, if there is one, look at the input of the step, of shape ``(B, C, *spatial)``."""
-        if self.teacher is not None and self._lesson is None:
-            self._lesson = Lesson(self.teacher(x), self.distillation)
+        """Let the teacher, if there is one, look at the input of the step, of shape ``(B, C, *spatial)``.
+
+        It looks once; where it follows its students' resolutions, once at each of them.
+        """
+        if self.teacher is None:
+            return
+        resolution = self.supernet.active.resolution if self.phase.follow_resolution else None
+        if resolution not in self._taught:
+            self._taught[resolution] = self.teacher(x, resolution)
+        self._lesson = Lesson(self._taught[resolution], self.distillation)
 
     def state_dict(self) -> dict[str, Any]:
         """Return epoch, seed and teacher as tensors and JSON primitives."""
@@ -171,4 +183,4 @@ class ProgressiveTraining:
             config = SubnetConfig.from_dict(state["teacher"]["config"])
             network = self.supernet.extract(config)
             network.load_state_dict(state["teacher"]["network"])
-            self.teacher = Teacher(config, network)
+            self.teacher = Teacher(config, network, self.supernet.architecture.stride)

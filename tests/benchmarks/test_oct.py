@@ -157,17 +157,19 @@ def test_an_evaluation_that_was_broken_off_goes_on(finished, monkeypatch):
     assert after["named"] == before["named"]
 
 
-def test_published_results_give_way_only_to_as_many(finished, monkeypatch):
+def test_published_results_give_way_to_none_without_their_units(finished, monkeypatch):
     def write_readme():
         raise AssertionError
 
     monkeypatch.setattr(update_readme, "write_readme", write_readme)
     monkeypatch.setattr(benchmark, "RESULTS", finished.folder / "more")
+    other = finished.folder / "more" / "units" / "oct" / "plus" / "fold4" / "result.json"
+    other.parent.mkdir(parents=True)
+    other.write_text("{}")
     published = finished.folder / "more" / "oct.json"
-    published.parent.mkdir()
-    published.write_text(json.dumps({"units": [{}] * 5}))
+    published.write_text("{}")
     assert benchmark.main([*finished.arguments, *finished.methods]) == 0
-    assert json.loads(published.read_text()) == {"units": [{}] * 5}
+    assert published.read_text() == "{}"
     assert len(json.loads((finished.output / "oct.json").read_text())["units"]) == 4
 
 

@@ -165,16 +165,18 @@ def test_a_table_of_units_with_different_settings_is_not_made(finished, capsys, 
     assert "plus/seed0/fold1 was begun with other settings" in refused([*finished.arguments, *others], capsys)
 
 
-def test_published_results_give_way_only_to_as_many(finished, monkeypatch):
+def test_published_results_give_way_to_none_without_their_units(finished, monkeypatch):
     results = finished.folder / "more"
     results_in(results, monkeypatch)
-    results.mkdir()
+    other = results / "units" / "paper_synthetic" / "plus" / "seed1" / "fold1" / "result.json"
+    other.parent.mkdir(parents=True)
+    other.write_text("{}")
     published = results / "paper_synthetic.json"
-    published.write_text(json.dumps({"units": [{}, {}]}))
+    published.write_text("{}")
     assert paper.main(finished.arguments) == 0
-    assert json.loads(published.read_text()) == {"units": [{}, {}]}
+    assert published.read_text() == "{}"
     assert len(json.loads((finished.output / "paper_synthetic.json").read_text())["units"]) == 1
-    published.write_text(json.dumps({"units": [{}]}))
+    other.unlink()
     assert paper.main(finished.arguments) == 0
     assert "bars" in json.loads(published.read_text())
 

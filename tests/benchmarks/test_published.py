@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from comparison.published import publish_units, take_published
+from comparison.published import includes_published, publish_units, take_published
 
 
 def made(folder: Path, result: str, *, model: bool = True) -> Path:
@@ -39,5 +39,13 @@ def test_what_is_done_or_begun_stays(tmp_path):
     assert files(tmp_path / "out") == before
 
 
+def test_what_is_published_gives_way_to_all_of_it_only(tmp_path):
+    made(tmp_path / "units" / "plus" / "fold0", "published", model=False)
+    done = [tmp_path / "out" / "plus" / "fold1", tmp_path / "out" / "paper" / "fold1"]
+    assert not includes_published(done, tmp_path / "out", tmp_path / "units")
+    assert includes_published([*done, tmp_path / "out" / "plus" / "fold0"], tmp_path / "out", tmp_path / "units")
+
+
 def test_nothing_is_published_yet(tmp_path):
+    assert includes_published([], tmp_path / "out", tmp_path / "units")
     assert take_published(tmp_path / "units", tmp_path / "out") == 0

@@ -141,8 +141,10 @@ def test_teachers_of_prox_are_the_largest_subnets_of_the_phase_before():
 
 def test_the_teacher_of_progressive_shrinking_is_the_largest_subnet():
     largest = SubnetConfig.uniform(7, 1, 2, 5, 1)
-    teachers = [phase.teacher for phase in PhaseSchedule.progressive_shrinking(HIPPOCAMPUS, 50).phases]
-    assert teachers == [None, largest, largest]
+    phases = PhaseSchedule.progressive_shrinking(HIPPOCAMPUS, 50).phases
+    assert [phase.teacher for phase in phases] == [None, largest, largest]
+    assert [phase.follow_resolution for phase in phases] == [False, True, True]
+    assert not any(phase.follow_resolution for phase in PhaseSchedule.prox(HIPPOCAMPUS, 50).phases)
 
 
 def test_a_space_of_one_subnet_has_one_phase():

@@ -62,7 +62,7 @@ def test_10_without_a_teacher_the_loss_is_the_task():
 
 def test_10_no_gradient_reaches_the_teacher():
     network, student = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3)
-    teacher = Teacher(CONFIG, network)
+    teacher = Teacher(CONFIG, network, (1, 1))
     x = torch.randn(2, 1, 8, 8)
     taught = teacher(x)
     DistillationLoss(F.mse_loss, lambda: Lesson(taught, Distillation()))(student(x), torch.zeros(2, 2, 6, 6)).backward()
@@ -73,7 +73,7 @@ def test_10_no_gradient_reaches_the_teacher():
 
 def test_a_teacher_is_in_evaluation_mode():
     network = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.9)).train()
-    teacher, x = Teacher(CONFIG, network), torch.randn(2, 1, 4, 4)
+    teacher, x = Teacher(CONFIG, network, (1, 1)), torch.randn(2, 1, 4, 4)
     assert torch.equal(teacher(x)[0], teacher(x)[0])
     assert not network[0].running_mean.any()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -291,3 +293,28 @@ def test_a_teacher_looks_at_the_input_of_a_step_once():
     for _ in training.begin_step(1):
         training.distill(torch.randn(2, 1, 8, 8))
     assert len(calls) == 2
+
+
+def test_the_teacher_of_progressive_shrinking_works_at_the_resolution_of_its_student():
+    """Cai et al. give teacher and student the same image: neither its cost nor its view is that of a larger one."""
+    schedule = PhaseSchedule.progressive_shrinking(SPACE, [1] * 4, subnets_per_step=4)
+    loop = fresh(schedule=schedule)
+    loop.training.begin_epoch(0)
+    loop.training.begin_epoch(3)
+    sizes, x = [], torch.randn(2, 1, 8, 8)
+    teachers = {r: loop.supernet.extract(replace(SPACE.largest(), resolution=r)).eval() for r in (0.5, 1.0)}
+    loop.training.teacher.network.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[0].shape[2]))
+    loss = loop.training.criterion(lambda ours, target: ours[0].sum() * 0)
+    seen = []
+    for step in range(4):
+        for config in loop.training.begin_step(step):
+            loop.training.distill(x)
+            seen.append(config.resolution)
+            outputs = loop.supernet(x)
+            taught = teachers[config.resolution](x)
+            expected = torch.stack([F.mse_loss(a, b) for a, b in zip(outputs, taught, strict=True)]).mean()
+            assert float(loss(outputs, None).detach()) == pytest.approx(0.5 * float(expected.detach()), rel=1e-4)
+    assert set(seen) == {0.5, 1.0}
+    assert sizes == [
+        size for step in range(4) for size in dict.fromkeys(int(8 * r) for r in seen[4 * step : 4 * step + 4])
+    ]
