@@ -26,8 +26,8 @@ bench: $(INSTALLED) ## compare trainings on real data: DATA=<Decathlon folder>, 
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(THREADS),--threads $(THREADS)) $(if $(FULL),--full) $(if $(OUTPUT),--output "$(OUTPUT)")
 
 bench-ranking: $(INSTALLED) ## after bench: subnets of the supernet against the same trained alone; same variables
-	$(BIN)/python benchmarks/ranking.py $(if $(DATA),--data "$(DATA)") $(if $(FULL),--full) \
-		$(if $(OUTPUT),--output "$(OUTPUT)")
+	$(BIN)/python benchmarks/ranking.py $(if $(DATA),--data "$(DATA)") $(if $(THREADS),--threads $(THREADS)) \
+		$(if $(FULL),--full) $(if $(OUTPUT),--output "$(OUTPUT)")
 
 bench-bundles: $(INSTALLED) ## train and measure the segmentation bundles with quick settings: DATA=<folder of the Decathlon's tasks>
 	$(BIN)/python benchmarks/bundles.py --data "$(DATA)" $(if $(OUTPUT),--output "$(OUTPUT)")

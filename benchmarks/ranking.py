@@ -1,7 +1,7 @@
 """Does the supernet rank subnets as training each alone does, and what does extraction cost?
 
-    python benchmarks/paper.py --data Task04_Hippocampus --seeds 0 1 2     the supernets
-    python benchmarks/ranking.py --data Task04_Hippocampus --jobs 2        two at a time, one thread each
+    python benchmarks/paper.py --data Task04_Hippocampus --methods plus --seeds 0 1 2     the supernets
+    python benchmarks/ranking.py --data Task04_Hippocampus --jobs 2                       two at a time, a thread each
     make bench-ranking DATA=DIR
 
 Subnets stratified by multiply-adds are trained alone, with two seeds, and compared with those that the supernets of
@@ -47,6 +47,7 @@ logger = logging.getLogger("prox_monai.benchmarks")
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, evaluate, compare; returns the exit code."""
     parser = parser_of(__doc__)
+    parser.add_argument("--threads", type=int, help="those that the supernets were trained with, if they were given")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one CPU thread each")
     return run(rank, parser, argv)
 
@@ -56,19 +57,19 @@ def rank(arguments: argparse.Namespace) -> None:
 
     Raises:
         RuntimeError: When no supernet is trained yet.
+        ValueError: When the seeds are not two, for the ceiling, or a supernet was trained with other settings.
     """
-    comparison = read_comparison(arguments.settings, full=arguments.full)
-    plan = comparison.ranking
-    root = arguments.output.absolute()
-    method = comparison.methods[plan["method"]]
-    supernets = [unit for unit in finished_units(root, [method]) if unit.fold == FOLD]
+    comparison = read_comparison(arguments.settings, full=arguments.full, threads=arguments.threads)
+    plan, root = comparison.ranking, arguments.output.absolute()
     if len(plan["seeds"]) != 2:
         raise ValueError(f"seeds of ranking must be two, for the ceiling, got {plan['seeds']}.")
-    if not supernets:
-        raise RuntimeError(f"{root} holds no finished {plan['method']}; run benchmarks/paper.py first.")
+    supernets = trained_supernets(comparison, root)
     workplace = Workplace(arguments.data, arguments.output, arguments.device)
+    for unit in supernets:
+        unit.begin(unit.settings(), comparison.subnets, workplace.device)
     models = [load_trained(workplace.fold_folder(unit).parent, FOLD) for unit in supernets]
-    chosen = stratified(models[0].multiply_adds(), plan["subnets"])
+    costs = models[0].multiply_adds()
+    chosen = stratified(costs, plan["subnets"])
     named = [(config.name, config) for config in chosen]
     extracted = [
         [row["dice"] for row in evaluate(model, named, unit.folder / "ranking.jsonl", workplace)]
@@ -79,7 +80,6 @@ def rank(arguments: argparse.Namespace) -> None:
     dice = {(unit.method.name, unit.seed): unit.result["dice"]["mean"] for unit in units}
     alone = [[dice[config.name, seed] for config in chosen] for seed in plan["seeds"]]
     settings = units[0].method.settings
-    costs = models[0].multiply_adds()
     result = {
         "command": "python benchmarks/ranking.py --data DIR --jobs 2",
         "method": plan["method"],
@@ -91,7 +91,25 @@ def rank(arguments: argparse.Namespace) -> None:
             for i, c in enumerate(chosen)
         ],
     }
-    name = f"ranking_{workplace.short_name}{'_full' if arguments.full else ''}"
+    publish(result, f"ranking_{workplace.short_name}{'_full' * arguments.full}")
+
+
+def trained_supernets(comparison: Comparison, root: Path) -> list[Unit]:
+    """Return the supernets whose models are there: published units have none.
+
+    Raises:
+        RuntimeError: When there is none.
+    """
+    method = comparison.methods[comparison.ranking["method"]]
+    done = [unit for unit in finished_units(root, [method]) if unit.fold == FOLD]
+    trained = [unit for unit in done if any(unit.folder.glob("nnUNet_results/*/*/*/checkpoint_final.pth"))]
+    if not trained:
+        raise RuntimeError(f"{root} holds no finished {method.name} with its model; run benchmarks/paper.py first.")
+    return trained
+
+
+def publish(result: dict[str, Any], name: str) -> None:
+    """Write the result, its picture and README."""
     write_json(result, RESULTS / f"{name}.json")
     ranking_picture(result, RESULTS / f"{name}.png")
     update_readme.write_readme()

@@ -248,9 +248,6 @@ def test_mean_dice():
     assert np.isnan(mean_dice(truth * 0, truth * 0, 2))
 
 
-# ------------------------------------------------------------------ nnU-Net's commands
-
-
 @pytest.fixture
 def script(tmp_path, monkeypatch):
     """Put a command in the place of one of nnU-Net's."""
@@ -315,9 +312,6 @@ def test_progress_is_a_line_per_epoch(caplog):
     ]
 
 
-# ------------------------------------------------------------------ the record
-
-
 def test_a_step_that_failed_is_done_again_and_its_time_counts(tmp_path):
     record, done = Record(tmp_path, "x"), []
     record.do("first", tmp_path, lambda: done.append("first"))
@@ -338,9 +332,6 @@ def test_a_step_whose_result_is_gone_is_done_again(tmp_path):
     record.do("only", result, result.touch)
     assert result.exists()
     assert json.loads((tmp_path / "demo.json").read_text())["done"] == ["only"]
-
-
-# ------------------------------------------------------------------ the command
 
 
 def test_the_command_prints_the_closing_text(monkeypatch, capsys):

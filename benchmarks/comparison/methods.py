@@ -13,6 +13,7 @@ import yaml
 from prox_monai.integrations.nnunet.settings import ProXSettings, with_fields
 
 PROX_TRAINER = "ProXTrainer"
+_ABOUT = {"of": None, "match_seconds": None, "steps": 1}  # of a method, beside its settings
 STOCK_TRAINERS = ("TimedTrainer", "TimedAdamWTrainer")
 
 
@@ -161,17 +162,24 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def _method(name: str, fields: dict[str, Any], common: Mapping[str, Any], before: Mapping[str, Method]) -> Method:
-    trainer, of, match = (fields.pop(field, None) for field in ("trainer", "of", "match_seconds"))
-    steps = fields.pop("steps", 1)
-    if trainer is not None and trainer not in STOCK_TRAINERS:
+    for field in ("of", "match_seconds"):
+        if fields.get(field) is not None and fields[field] not in before:
+            raise ValueError(f"method {name}: {field} must be a method that stands before it, got {fields[field]!r}.")
+    return _stock(name, **fields) if "trainer" in fields else _prox(name, fields, common, before)
+
+
+def _stock(name: str, trainer: str, match_seconds: str | None = None, **settings: Any) -> Method:
+    """One of nnU-Net's own trainers, for the time of another method."""
+    if trainer not in STOCK_TRAINERS:
         raise ValueError(f"method {name}: trainer must be one of {', '.join(STOCK_TRAINERS)}, got {trainer!r}.")
-    for field, other in (("of", of), ("match_seconds", match)):
-        if other is not None and other not in before:
-            raise ValueError(f"method {name}: {field} must be a method that stands before it, got {other!r}.")
-    if trainer is not None:
-        if match is None:
-            raise ValueError(f"method {name}: a stock trainer needs match_seconds, the method whose time it gets.")
-        return Method(name, fields, trainer, of, match)
+    if match_seconds is None:
+        raise ValueError(f"method {name}: a stock trainer needs match_seconds, the method whose time it gets.")
+    return Method(name, settings, trainer, match_seconds=match_seconds)
+
+
+def _prox(name: str, fields: dict[str, Any], common: Mapping[str, Any], before: Mapping[str, Method]) -> Method:
+    """``ProXTrainer`` with settings over those of another method, or the common ones."""
+    of, match, steps = (fields.pop(field, default) for field, default in _ABOUT.items())
     if match is not None and of is None:
         raise ValueError(f"method {name}: match_seconds needs of, the method whose time per step is known.")
     settings = with_steps({**(before[of].settings if of else common), **fields}, steps)

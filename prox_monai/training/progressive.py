@@ -72,7 +72,7 @@ class ProgressiveTraining:
         self.epoch = 0
         self._lesson: Lesson | None = None
         self._taught: dict[float | None, list[Tensor]] = {}
-        self._shown: list[Tensor] | None = None
+        self._first_outputs: list[Tensor] | None = None
 
     @property
     def phase(self) -> Phase:
@@ -81,11 +81,11 @@ class ProgressiveTraining:
 
     def criterion(self, task_loss: Callable[[Any, Any], Tensor]) -> DistillationLoss:
         """Return the host's loss with the teacher's term added."""
-        return DistillationLoss(task_loss, lambda: self._lesson, self._show)
+        return DistillationLoss(task_loss, lambda: self._lesson, self._keep_first)
 
-    def _show(self, outputs: Outputs) -> None:
-        if self._shown is None and self.phase.in_place:
-            self._shown = [output.detach() for output in as_list(outputs)]
+    def _keep_first(self, outputs: Outputs) -> None:
+        if self._first_outputs is None and self.phase.in_place:
+            self._first_outputs = [output.detach() for output in as_list(outputs)]
 
     def begin_epoch(self, epoch: int, batches: Iterable[Tensor] = ()) -> Phase:
         """Enter an epoch; the first of a phase opens what is new in it, and takes its teacher from the supernet.
@@ -101,17 +101,25 @@ class ProgressiveTraining:
         phase = self.phase
         if phase.reorder and epoch == self.schedule.first_epoch(phase):
             reorder_channels(self.supernet)
+        self._take_teacher(phase)
+        self._open_depth(phase, batches)
+        return phase
+
+    def _take_teacher(self, phase: Phase) -> None:
+        """Extract the teacher of a phase, unless it teaches already."""
         wanted = phase.teacher if self.distillation.weight > 0 else None
         if wanted is None:
             self.teacher = None
         elif self.teacher is None or self.teacher.config != wanted:
             self.teacher = Teacher(wanted, self.supernet.extract(wanted), self.supernet.architecture.stride)
+
+    def _open_depth(self, phase: Phase, batches: Iterable[Tensor]) -> None:
+        """Open a phase's largest depth; where growth preserves, new blocks continue what stands before them."""
         depth = phase.space.depth[-1]
         if phase.index > 0 and depth > self.supernet.opened_depth and self.supernet.growth == "preserving":
             self.supernet.open_depth(depth, self.schedule.phases[phase.index - 1].largest(), batches)
             self._take_tensors_of_first_rank()
         self.supernet.mark_opened(depth)
-        return phase
 
     def _take_tensors_of_first_rank(self) -> None:
         """What was opened depends on the batches that a rank looked at."""
@@ -132,12 +140,12 @@ class ProgressiveTraining:
         for config in self.subnets_at(self.epoch, step):
             self.supernet.activate(config, freeze_of(self.phase, config, self.freeze))
             yield config
-            if self._lesson is None and self._shown is not None and self.in_place.weight > 0:
-                self._lesson = Lesson(self._shown, self.in_place)
+            if self._lesson is None and self._first_outputs is not None and self.in_place.weight > 0:
+                self._lesson = Lesson(self._first_outputs, self.in_place)
         self._forget()
 
     def _forget(self) -> None:
-        self._lesson = self._shown = None
+        self._lesson = self._first_outputs = None
         self._taught = {}
 
     def distill(self, x: Tensor) -> None:

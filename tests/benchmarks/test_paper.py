@@ -233,9 +233,6 @@ def test_seeds_are_outermost_and_references_first(finished, monkeypatch):
     assert (0, "plus") not in begun
 
 
-# ------------------------------------------------------------------ ranking
-
-
 def test_ranking_compares_with_the_supernet_that_is_there(finished, monkeypatch):
     trained = []
 
@@ -265,7 +262,7 @@ def test_ranking_compares_with_the_supernet_that_is_there(finished, monkeypatch)
 
 def test_ranking_without_a_supernet(finished, tmp_path, capsys):
     assert ranking.main([*finished.arguments, "--output", str(tmp_path / "empty")]) == 2
-    assert "holds no finished plus; run benchmarks/paper.py first" in capsys.readouterr().err
+    assert "holds no finished plus with its model; run benchmarks/paper.py first" in capsys.readouterr().err
     assert not (tmp_path / "empty").exists()
 
 

@@ -111,9 +111,6 @@ def test_ranking_picture(tmp_path):
     assert (tmp_path / "r.png").stat().st_size > 5000
 
 
-# ------------------------------------------------------------------ README
-
-
 @pytest.fixture
 def committed(tmp_path, monkeypatch):
     monkeypatch.setattr(update_readme, "RESULTS", tmp_path)

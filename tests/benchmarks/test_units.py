@@ -158,9 +158,6 @@ def test_stock_results_are_those_of_the_cases_that_count(tmp_path, monkeypatch):
     assert (found["train_seconds"], found["steps"]) == (2.5, 14)
 
 
-# ------------------------------------------------------------------ the training command
-
-
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A workplace whose data are not there, and the commands that it would run."""

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import time
-from datetime import timedelta
 from pathlib import Path
 
 import torch
+from ranks import join, run_ranks
 
 from prox_monai.elastic import Supernet
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import PhaseSchedule, SearchSpace, unet_groups
 from prox_monai.training import ProgressiveTraining
 
-RANKS = 2
 STEPS = 2
 EPOCHS = 2
 
 
 def worker(rank: int, folder: Path) -> None:
     """Train four steps, the last two with a teacher, and save subnets and weights after each."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
-    )
+    join(rank, folder)
     torch.manual_seed(rank)
     space = SearchSpace(3, (1, 2), (1,), (3,), groups=unet_groups(2))
     supernet = Supernet(UNetArchitecture(2, 1, 2, (4, 8), ((1, 1), (2, 2))), space)
@@ -51,20 +44,7 @@ def worker(rank: int, folder: Path) -> None:
 
 
 def test_ranks_draw_the_same_subnets_and_keep_the_same_weights(tmp_path):
-    root = str(Path(__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": root, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment) for rank in range(RANKS)
-    ]
-    try:
-        while not any(codes := [process.poll() for process in processes]) and None in codes:
-            time.sleep(0.1)
-        assert codes == [0] * RANKS
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    ours, theirs = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in range(RANKS))
+    ours, theirs = run_ranks(__file__, tmp_path)
     assert len(ours) == EPOCHS * STEPS
     assert [name for name, _, _ in ours] == [name for name, _, _ in theirs]
     assert len({name for name, _, _ in ours}) > 1

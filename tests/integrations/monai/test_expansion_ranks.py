@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import time
-from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,13 +13,14 @@ from torch.nn import functional as F
 if find_spec("monai") is None or find_spec("ignite") is None:
     pytest.skip('needs MONAI and ignite: pip install "prox-monai[monai]"', allow_module_level=True)
 
+from ranks import join, run_ranks
+
 from prox_monai.elastic import Supernet
 from prox_monai.integrations.monai.handler import ExpansionHandler
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import PhaseSchedule, SearchSpace, unet_groups
 from prox_monai.training import ProgressiveTraining
 
-RANKS = 2
 STEPS = 2
 ARCHITECTURE = UNetArchitecture(2, 1, 2, (4, 8), ((1, 1), (2, 2)))
 SPACE = SearchSpace(3, (1, 2), (0.5, 1), (3,), groups=unet_groups(2))
@@ -85,10 +82,7 @@ def worker(rank: int, folder: Path) -> None:
     """Train without a break, then the same with one."""
     from monai.handlers import CheckpointSaver
 
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
-    )
+    join(rank, folder)
     straight = Run(rank)
     straight.trainer.run()
     first = Run(rank, max_epochs=CUT)
@@ -104,20 +98,7 @@ def worker(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> list[dict[str, dict[str, list]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    root = str(Path(__file__).parents[3])
-    environment = os.environ | {"PYTHONPATH": root, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment) for rank in range(RANKS)
-    ]
-    try:
-        while not any(codes := [process.poll() for process in processes]) and None in codes:
-            time.sleep(0.1)
-        assert codes == [0] * RANKS
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(RANKS)]
+    return run_ranks(__file__, folder)
 
 
 def test_both_train_the_same_subnets(records):

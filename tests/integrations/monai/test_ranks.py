@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import time
-from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +11,8 @@ import torch
 
 if find_spec("monai") is None or find_spec("ignite") is None:
     pytest.skip('needs MONAI and ignite: pip install "prox-monai[monai]"', allow_module_level=True)
+
+from ranks import join, run_ranks
 
 from prox_monai.data import write_synthetic_decathlon
 from prox_monai.elastic import Supernet
@@ -29,7 +27,6 @@ from prox_monai.integrations.monai.statistics import digest, read_statistics
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import SearchSpace, unet_groups
 
-RANKS = 2
 ARCHITECTURE = UNetArchitecture(2, 1, 3, (4, 8), ((1, 1), (2, 2)), norm="batch")
 SPACE = SearchSpace(3, (1, 2), (0.5, 1), (3,), (0.5, 1), unet_groups(2))
 CHOICES = (SubnetChoice(["smallest", "largest"], per_bucket=2, buckets=1), SubnetChoice(max_latency_ms=1e-6))
@@ -44,10 +41,7 @@ def worker(rank: int, folder: Path) -> None:
     from monai.handlers import MeanDice, from_engine
     from monai.transforms import AsDiscreted
 
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
-    )
+    join(rank, folder)
     torch.manual_seed(0)
     supernet = Supernet(ARCHITECTURE, SPACE)
     network = torch.nn.parallel.DistributedDataParallel(supernet, find_unused_parameters=True)
@@ -119,20 +113,7 @@ def refusal(kind: type[Exception]) -> str:
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> tuple[Path, list[dict[str, object]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    root = str(Path(__file__).parents[3])
-    environment = os.environ | {"PYTHONPATH": root, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment) for rank in range(RANKS)
-    ]
-    try:
-        while not any(codes := [process.poll() for process in processes]) and None in codes:
-            time.sleep(0.1)
-        assert codes == [0] * RANKS
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return folder, [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(RANKS)]
+    return folder, run_ranks(__file__, folder)
 
 
 def test_both_run_all_subnets_and_none_again(records):
