@@ -122,7 +122,7 @@ def paper_lines() -> list[str]:
     machine = "{device}, threads: {threads}, torch {torch}".format_map(result["machine"])
     folds = ", ".join(map(str, sorted({unit["fold"] for unit in result["units"]})))
     subnets = max((unit["dice"]["subnets"] for unit in result["units"] if unit.get("dice")), default=0)
-    lines = [
+    return [
         "",
         f"`{result['command']}`: the same data, {result['cases']} unseen cases of fold {folds}; {subnets} "
         f"random subnets per training, the same for all methods of one space; every training has the same number of "
@@ -130,37 +130,40 @@ def paper_lines() -> list[str]:
         f"against progressive shrinking (PS); {machine}. What each method is: "
         "[benchmarks/paper.yaml](benchmarks/paper.yaml).",
         "",
-        *markdown(
-            (
-                "method",
-                "seeds",
-                "training",
-                "÷ PS",
-                "subnets' multiply-adds ÷ PS",
-                "mean Dice (least to most)",
-                "smallest",
-                "largest",
-            ),
-            "lrrrrrrr",
-            (method_cells(name, row) for name, row in result["methods"].items()),
-        ),
+        *method_table(result),
+        "",
+        *bar_table(result["bars"]),
+        *paper_pictures(),
     ]
+
+
+def method_table(result: dict) -> list[str]:
+    """Return a row per method, and which are not trained yet."""
+    header = ("method", "seeds", "training", "÷ PS", "subnets' multiply-adds ÷ PS", "mean Dice (least to most)")
+    rows = (method_cells(name, row) for name, row in result["methods"].items())
+    lines = markdown((*header, "smallest", "largest"), "lrrrrrrr", rows)
     if result["not_trained"]:
         lines += ["", f"Not trained yet: {', '.join(f'`{name}`' for name in result['not_trained'])}."]
-    said = {True: "yes", False: "no", None: "not measured"}
-    bars = (
-        (bar["what"], bar["bar"], _number(bar["measured"]), said[bar["met"]], str(bar["seeds"]))
-        for bar in result["bars"]
-    )
-    lines += ["", *markdown(("bar", "", "measured", "met", "seeds"), "lrrlr", bars)]
-    for picture, alt in (
-        ("time", "Training time"),
-        ("dice", "Dice of random subnets"),
-        ("latency", "Dice by latency"),
-        ("loss", "Losses and phases"),
-    ):
-        lines += ["", f"![{alt}](benchmarks/results/paper_hippocampus_{picture}.png)"]
     return lines
+
+
+def bar_table(bars: list[dict]) -> list[str]:
+    """Return a row per bar."""
+    said = {True: "yes", False: "no", None: "not measured"}
+    rows = ((b["what"], b["bar"], _number(b["measured"]), said[b["met"]], str(b["seeds"])) for b in bars)
+    return markdown(("bar", "", "measured", "met", "seeds"), "lrrlr", rows)
+
+
+def paper_pictures() -> list[str]:
+    """Return the pictures of the comparison."""
+    pictures = {
+        "time": "Training time",
+        "dice": "Dice of random subnets",
+        "latency": "Dice by latency",
+        "loss": "Losses and phases",
+    }
+    lines = (["", f"![{alt}](benchmarks/results/paper_hippocampus_{name}.png)"] for name, alt in pictures.items())
+    return [line for pair in lines for line in pair]
 
 
 def method_cells(name: str, row: dict) -> tuple[str, ...]:
