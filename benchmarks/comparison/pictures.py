@@ -89,8 +89,8 @@ def time_picture(results: Results, path: Path, *, title: str) -> None:
         )
     axes.set_yticks(range(len(groups)), list(groups))
     axes.invert_yaxis()
-    axes.margins(x=0.22)
-    axes.set(xlabel="training time (minutes), median over the seeds", title=title, xlim=(0, None))
+    right = 1.22 * max(time for values in minutes.values() for time in values)  # room for what is said beside a bar
+    axes.set(xlabel="training time (minutes), median over the seeds", title=title, xlim=(0, right))
     axes.legend(fontsize="small", loc="best")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)
