@@ -247,17 +247,15 @@ def publish(place: Place) -> None:
         unit.begin()
     results = [unit.result for unit in done]
     summary = summarise(results)
-    folders = [unit.folder for unit in done]
-    all_published = includes_published(folders, place.output, RESULTS / UNITS / place.name)
+    all_published = includes_published(results, RESULTS / f"{place.name}.json")
     folder = RESULTS if all_published else place.output
-    if all_published:
-        publish_units(folders, place.output, RESULTS / UNITS / place.name)
     write_json({"epochs": place.settings["epochs"], **summary}, folder / f"{place.name}.json")
     scores = bucket_scores(results)
     buckets = min(BUCKETS, len({latency for pairs in scores.values() for latency, _ in pairs}))
     title = f"Retinal OCT, {place.subnets} random subnets in each of {len({r['fold'] for r in results})} folds"
     bucket_picture(scores, folder / f"{place.name}.png", title=title, buckets=buckets, label=LABEL)
     if all_published:
+        publish_units([unit.folder for unit in done], place.output, RESULTS / UNITS / place.name)
         update_readme.write_readme()
     print(table(summary))
     logger.info("written to %s", folder / f"{place.name}.json")

@@ -67,7 +67,7 @@ def compare(arguments: argparse.Namespace) -> None:
     ]
     workplace = Workplace(arguments.data, arguments.output, device)
     if arguments.published:
-        taken = take_published(RESULTS / UNITS / results_name(workplace, full=arguments.full), workplace.output)
+        taken = take_published(RESULTS / UNITS / workplace.results_name("paper", full=arguments.full), workplace.output)
         logger.info("%d units are taken from what is published", taken)
     check_units(units, comparison.subnets, device)
     checked_units(comparison, workplace)
@@ -94,25 +94,24 @@ def publish(comparison: Comparison, workplace: Workplace, *, full: bool) -> None
     methods = list(comparison.methods.values())
     units = checked_units(comparison, workplace)
     results = [unit.result for unit in units]
-    name = results_name(workplace, full=full)
-    ranking = RESULTS / f"{name.replace('paper', 'ranking', 1)}.json"
+    name = workplace.results_name("paper", full=full)
+    ranking = RESULTS / f"{workplace.results_name('ranking', full=full)}.json"
     summary = summarise(
         results,
         methods,
-        command=f"python benchmarks/paper.py --data DIR --methods all{' --full' * full}{_threads(comparison)}",
+        command=command_of(units, comparison, full=full),
         dataset=workplace.dataset,
         ranking=json.loads(ranking.read_text(encoding="utf-8")) if ranking.exists() else None,
     )
-    done = [unit.folder for unit in units]
-    all_published = includes_published(done, workplace.output, RESULTS / UNITS / name)
+    all_published = includes_published(results, RESULTS / f"{name}.json")
     folder = RESULTS if all_published else workplace.output
-    if all_published:
-        publish_units(done, workplace.output, RESULTS / UNITS / name)
     write_json(summary, folder / f"{name}.json")
     title = f"{workplace.dataset}, {summary['cases']} unseen cases"
     draw(results, folder, name, title=title, main=comparison.groups["main"])
     logger.info("  written to %s", folder / f"{name}.json")
-    update_readme.write_readme()
+    if all_published:
+        publish_units([unit.folder for unit in units], workplace.output, RESULTS / UNITS / name)
+        update_readme.write_readme()
 
 
 def checked_units(comparison: Comparison, workplace: Workplace) -> list[Unit]:
@@ -127,14 +126,11 @@ def checked_units(comparison: Comparison, workplace: Workplace) -> list[Unit]:
     return units
 
 
-def results_name(workplace: Workplace, *, full: bool) -> str:
-    """Return what the names of the results begin with."""
-    return f"paper_{workplace.short_name}{'_full' * full}"
-
-
-def _threads(comparison: Comparison) -> str:
-    threads = comparison.common.get("threads")
-    return "" if threads is None else f" --threads {threads}"
+def command_of(units: Sequence[Unit], comparison: Comparison, *, full: bool) -> str:
+    """Return the command that trains these units, and those that other seeds have of their methods."""
+    methods = " ".join(dict.fromkeys(unit.method.name for unit in units))
+    seeds = " ".join(map(str, sorted({unit.seed for unit in units})))
+    return f"python benchmarks/paper.py --data DIR --methods {methods} --seeds {seeds}{comparison.flags(full=full)}"
 
 
 if __name__ == "__main__":

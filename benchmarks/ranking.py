@@ -81,7 +81,7 @@ def rank(arguments: argparse.Namespace) -> None:
     alone = [[dice[config.name, seed] for config in chosen] for seed in plan["seeds"]]
     settings = units[0].method.settings
     result = {
-        "command": "python benchmarks/ranking.py --data DIR --jobs 2",
+        "command": f"python benchmarks/ranking.py --data DIR --jobs 2{comparison.flags(full=arguments.full)}",
         "method": plan["method"],
         "seeds": plan["seeds"],
         "steps": settings["epochs"] * settings["iterations_per_epoch"],
@@ -91,7 +91,7 @@ def rank(arguments: argparse.Namespace) -> None:
             for i, c in enumerate(chosen)
         ],
     }
-    publish(result, f"ranking_{workplace.short_name}{'_full' * arguments.full}")
+    publish(result, workplace.results_name("ranking", full=arguments.full))
 
 
 def trained_supernets(comparison: Comparison, root: Path) -> list[Unit]:

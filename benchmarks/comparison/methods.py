@@ -13,8 +13,8 @@ import yaml
 from prox_monai.integrations.nnunet.settings import ProXSettings, with_fields
 
 PROX_TRAINER = "ProXTrainer"
-_ABOUT = {"of": None, "match_seconds": None, "steps": 1}  # of a method, beside its settings
 STOCK_TRAINERS = ("TimedTrainer", "TimedAdamWTrainer")
+_ABOUT = {"of": None, "match_seconds": None, "steps": 1}  # of a method, beside its settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,11 @@ class Comparison:
     groups: Mapping[str, tuple[str, ...]]
     subnets: int
     ranking: Mapping[str, Any]
+
+    def flags(self, *, full: bool) -> str:
+        """Return what a command line needs to read the same settings, with a space before it."""
+        threads = self.common.get("threads")
+        return f"{' --full' * full}{'' if threads is None else f' --threads {threads}'}"
 
     def choose(self, names: Sequence[str]) -> list[Method]:
         """Return the methods of these names and groups, in the order of the file; ``all`` means all.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 UNITS = "units"  # in benchmarks/results
 RESULT = "result.json"
@@ -23,16 +25,17 @@ def publish_units(folders: Iterable[Path], output: Path, published: Path) -> Non
         _copy(folder, published / folder.relative_to(output))
 
 
-def includes_published(folders: Iterable[Path], output: Path, published: Path) -> bool:
-    """Return whether all published units are among these: then what is published may give way to them.
+def includes_published(results: Iterable[Mapping[str, Any]], summary: Path) -> bool:
+    """Return whether all units of a published summary are among these: then it may give way to theirs.
 
     Args:
-        folders: of finished units, in ``output``.
-        output: folder of all units.
-        published: folder of published units; it need not exist.
+        results: of the units that are done.
+        summary: the published JSON file; it need not exist.
     """
-    done = {folder.relative_to(output) for folder in folders}
-    return {path.parent.relative_to(published) for path in published.rglob(RESULT)} <= done
+    if not summary.exists():
+        return True
+    published = json.loads(summary.read_text(encoding="utf-8"))["units"]
+    return {_identity(unit) for unit in published} <= {_identity(result) for result in results}
 
 
 def take_published(published: Path, output: Path) -> int:
@@ -50,6 +53,10 @@ def take_published(published: Path, output: Path) -> int:
     for folder in missing:
         _copy(folder, output / folder.relative_to(published))
     return len(missing)
+
+
+def _identity(unit: Mapping[str, Any]) -> tuple[Any, ...]:
+    return unit["method"], unit.get("seed"), unit["fold"]
 
 
 def _copy(folder: Path, destination: Path) -> None:

@@ -72,8 +72,7 @@ def devices(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def medians(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the medians over the units of one method, and its cost against the baseline of the same seed,
-    fold and device."""
+    """Return the medians over the units of one method; costs also against the baseline's, see ``timed_training``."""
     baseline = {timed_training(result): result for result in results if result["method"] == BASELINE}
     pairs = [(run, baseline[timed_training(run)]) for run in runs if timed_training(run) in baseline]
     row: dict[str, Any] = {"seeds": sorted({run["seed"] for run in runs}), "units": len(runs)}

@@ -57,6 +57,10 @@ class Workplace:
         """The name of the data set without its number, in small letters."""
         return self.dataset.partition("_")[2].lower()
 
+    def results_name(self, benchmark: str, *, full: bool) -> str:
+        """Return what the names of a benchmark's results begin with."""
+        return f"{benchmark}_{self.short_name}{'_full' * full}"
+
     def fold_folder(self, unit: Unit) -> Path:
         """Return nnU-Net's folder of a unit's training; the model folder is above it."""
         model = f"{unit.method.trainer}__nnUNetPlans__{CONFIGURATION}"

@@ -163,13 +163,13 @@ def test_published_results_give_way_to_none_without_their_units(finished, monkey
 
     monkeypatch.setattr(update_readme, "write_readme", write_readme)
     monkeypatch.setattr(benchmark, "RESULTS", finished.folder / "more")
-    other = finished.folder / "more" / "units" / "oct" / "plus" / "fold4" / "result.json"
-    other.parent.mkdir(parents=True)
-    other.write_text("{}")
     published = finished.folder / "more" / "oct.json"
-    published.write_text("{}")
+    published.parent.mkdir()
+    of_another_fold = {"units": [{"method": "plus", "fold": 4}]}
+    published.write_text(json.dumps(of_another_fold))
     assert benchmark.main([*finished.arguments, *finished.methods]) == 0
-    assert published.read_text() == "{}"
+    assert json.loads(published.read_text()) == of_another_fold
+    assert not (finished.folder / "more" / "units").exists()
     assert len(json.loads((finished.output / "oct.json").read_text())["units"]) == 4
 
 

@@ -99,6 +99,7 @@ def test_summary_and_pictures(finished):
     results = finished.folder / "results"
     summary = json.loads((results / "paper_synthetic.json").read_text())
     assert list(summary["methods"]) == ["plus"]
+    assert summary["command"] == "python benchmarks/paper.py --data DIR --methods plus --seeds 0"
     assert summary["not_trained"] == ["nnunet", "progressive_shrinking"]
     for name in ("time", "dice", "latency", "loss"):
         assert (results / f"paper_synthetic_{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -168,17 +169,18 @@ def test_a_table_of_units_with_different_settings_is_not_made(finished, capsys, 
 def test_published_results_give_way_to_none_without_their_units(finished, monkeypatch):
     results = finished.folder / "more"
     results_in(results, monkeypatch)
-    other = results / "units" / "paper_synthetic" / "plus" / "seed1" / "fold1" / "result.json"
-    other.parent.mkdir(parents=True)
-    other.write_text("{}")
+    results.mkdir()
     published = results / "paper_synthetic.json"
-    published.write_text("{}")
+    of_another_seed = {"units": [{"method": "plus", "seed": 1, "fold": 1}]}
+    published.write_text(json.dumps(of_another_seed))
     assert paper.main(finished.arguments) == 0
-    assert published.read_text() == "{}"
+    assert json.loads(published.read_text()) == of_another_seed
+    assert not (results / "units").exists()
     assert len(json.loads((finished.output / "paper_synthetic.json").read_text())["units"]) == 1
-    other.unlink()
+    published.write_text(json.dumps({"units": [{"method": "plus", "seed": 0, "fold": 1}]}))
     assert paper.main(finished.arguments) == 0
     assert "bars" in json.loads(published.read_text())
+    assert (results / "units" / "paper_synthetic" / "plus" / "seed0" / "fold1" / "result.json").exists()
 
 
 def test_published_units_are_done_elsewhere(finished, monkeypatch, tmp_path):

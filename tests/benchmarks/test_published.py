@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from comparison.published import includes_published, publish_units, take_published
@@ -40,12 +41,20 @@ def test_what_is_done_or_begun_stays(tmp_path):
 
 
 def test_what_is_published_gives_way_to_all_of_it_only(tmp_path):
-    made(tmp_path / "units" / "plus" / "fold0", "published", model=False)
-    done = [tmp_path / "out" / "plus" / "fold1", tmp_path / "out" / "paper" / "fold1"]
-    assert not includes_published(done, tmp_path / "out", tmp_path / "units")
-    assert includes_published([*done, tmp_path / "out" / "plus" / "fold0"], tmp_path / "out", tmp_path / "units")
+    summary = tmp_path / "paper.json"
+    summary.write_text(json.dumps({"units": [{"method": "plus", "seed": 0, "fold": 1}]}))
+    others = [{"method": "plus", "seed": 1, "fold": 1}, {"method": "paper", "seed": 0, "fold": 1}]
+    assert not includes_published(others, summary)
+    assert includes_published([*others, {"method": "plus", "seed": 0, "fold": 1}], summary)
+
+
+def test_units_without_seeds_are_told_apart_by_fold(tmp_path):
+    summary = tmp_path / "oct.json"
+    summary.write_text(json.dumps({"units": [{"method": "plus", "fold": fold} for fold in (0, 1)]}))
+    assert not includes_published([{"method": "plus", "fold": 0}, {"method": "paper", "fold": 1}], summary)
+    assert includes_published([{"method": "plus", "fold": fold} for fold in (0, 1, 2)], summary)
 
 
 def test_nothing_is_published_yet(tmp_path):
-    assert includes_published([], tmp_path / "out", tmp_path / "units")
+    assert includes_published([], tmp_path / "paper.json")
     assert take_published(tmp_path / "units", tmp_path / "out") == 0
