@@ -122,7 +122,10 @@ class Place:
         bundle = self.workflow({}).parser
         epochs = arguments.epochs or bundle.get("epochs")
         self.settings["epochs"] = epochs if isinstance(epochs, int) else sum(epochs)
-        splits = [class_folder_split(data, classes=bundle.get("classes"), fold=fold) for fold in arguments.folds]
+        try:
+            splits = [class_folder_split(data, classes=bundle.get("classes"), fold=fold) for fold in arguments.folds]
+        except (ValueError, OSError) as error:
+            raise ValueError(str(error).replace("dataset_dir", "data")) from error  # the bundle calls it so
         self.images = sum(map(len, splits[0].values()))
 
     def workflow(self, settings: Mapping[str, Any], *more: Path) -> ConfigWorkflow:

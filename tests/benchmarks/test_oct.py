@@ -194,7 +194,10 @@ def refused(finished, arguments: list[str], capsys) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "/missing"], "dataset_dir must be a folder that holds the folders CNV, DME, DRUSEN, NORMAL"),
+        (
+            ["--data", "/missing"],
+            "error: data must be a folder that holds the folders CNV, DME, DRUSEN, NORMAL, got /missing; give --data.",
+        ),
         (["--folds", "5"], "fold must be 0 to 4, not 5"),
         (["--epochs", "7"], "was begun with other settings: epochs. What is there is kept; give another --output"),
         (["--subnets", "4"], "was begun with other settings: subnets."),
