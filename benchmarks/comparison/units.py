@@ -73,7 +73,7 @@ class Unit:
         whole = settings if self.method.stock else resolved_settings(settings)
         wanted = {"trainer": self.method.trainer, "subnets": subnets, "device": device, **whole}
         if path.exists():
-            begun = json.loads(path.read_text(encoding="utf-8"))
+            begun = self._completed(json.loads(path.read_text(encoding="utf-8")))
             names = [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]
             if names:
                 differing = ", ".join(f"{n} ({begun.get(n)} instead of {wanted.get(n)})" for n in names)
@@ -85,6 +85,10 @@ class Unit:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.settings_file.write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
         path.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+
+    def _completed(self, begun: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill in the settings that came later, with what was meant before there were any."""
+        return dict(begun) if self.method.stock else {**resolved_settings({"preset": begun["preset"]}), **begun}
 
     @property
     def settings_file(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from prox_monai.elastic.shells import Grid, ShellTensor
 from prox_monai.elastic.skeleton import Skeleton, build_skeleton
 from prox_monai.elastic.transforms import KernelTransforms
 from prox_monai.space import SearchSpace, SectionConfig, SubnetConfig
+
+RingRate = Literal["core_share", "full"]
 
 _CACHED_SKELETONS = 256
 
@@ -93,17 +95,26 @@ class Supernet(nn.Module):
         """Return the shape of each parameter of a subnet."""
         return {name: extent.shape for name, extent in self._skeleton(config).parameters.items()}
 
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+    def parameter_groups(self, learning_rate: float, ring_rate: RingRate = "core_share") -> list[dict[str, Any]]:
         """Group the parameters for an optimizer, each group with its ``lr`` and its ``scale`` of the learning rate.
 
         A kernel ring adds many taps at once; under Adam, which moves every weight alike, they would drown the core
-        that they surround. With preserving growth, rings learn at the share of the core's taps in the kernel that they
-        complete. A loop that changes the learning rate multiplies it by a group's ``scale``.
+        that they surround. A loop that changes the learning rate multiplies it by a group's ``scale``.
+
+        Args:
+            learning_rate: of the cores, and of all that has no elastic kernel.
+            ring_rate: rings learn at the share of the core's taps in the kernel that they complete (``core_share``), or
+                at the ``full`` rate.
+
+        Raises:
+            ValueError: When the ring rate is unknown.
         """
+        if ring_rate not in get_args(RingRate):
+            raise ValueError(f"ring_rate must be one of {get_args(RingRate)}, got {ring_rate!r}.")
         groups: dict[float, list[nn.Parameter]] = {1.0: list(self.transforms.parameters())}
         for shells in self.tensors.values():
             for cell in shells.grid.cells():
-                scale = shells.grid.core_share(cell) if self.growth == "preserving" else 1.0
+                scale = shells.grid.core_share(cell) if ring_rate == "core_share" else 1.0
                 groups.setdefault(scale, []).append(shells.cell(cell))
         return [
             {"params": parameters, "lr": learning_rate * scale, "scale": scale} for scale, parameters in groups.items()
@@ -250,6 +261,10 @@ class Supernet(nn.Module):
                     self._allocate(described.space, described.kernel_transforms)
                     self.to(like).train(training)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts without what is kept for the next forward pass: views of these tensors cannot be copied."""
+        return self.__dict__ | {"_skeletons": {}, "_assembled": None}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "architecture":

@@ -32,7 +32,8 @@ class MultiplyAdds:
     def __init__(self, supernet: Supernet, input_shape: Sequence[int], space: SearchSpace | None = None) -> None:
         self.supernet = supernet
         self.space = space or supernet.space
-        channels, *size = input_shape
+        channels, *size = self.input_shape = tuple(input_shape)
+        self._others: dict[tuple[int, ...], MultiplyAdds] = {}
         self._voxels = {
             resolution: _voxels_per_weight(
                 supernet, (channels, *scaled_size(size, supernet.architecture.stride, resolution))
@@ -50,6 +51,15 @@ class MultiplyAdds:
         voxels = self._voxels[config.resolution]
         shapes = self.supernet.parameter_shapes(config)
         return sum(math.prod(shape) * voxels[name] for name, shape in shapes.items() if name in voxels)
+
+    def at(self, size: Sequence[int]) -> MultiplyAdds:
+        """Return the same for images of another size, in voxels."""
+        shape = (self.input_shape[0], *size)
+        if shape == self.input_shape:
+            return self
+        if shape not in self._others:
+            self._others[shape] = MultiplyAdds(self.supernet, shape, self.space)
+        return self._others[shape]
 
     def middle(self) -> SubnetConfig:
         """Return the ``middle`` subnet: of the uniform ones at full resolution, the one whose multiply-adds are

@@ -8,12 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, distributed
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from prox_monai.elastic import Supernet
 from prox_monai.elastic.reorder import reorder_channels
 from prox_monai.space import Phase, PhaseSchedule, SubnetConfig
 from prox_monai.training.distillation import Distillation, DistillationLoss, Lesson, Outputs, Teacher, as_list
 from prox_monai.training.freezing import FREEZE_RULES, FreezeRule, freeze_of
+from prox_monai.training.patches import PATCH_RULES, PatchRule, cropped, growing_sizes, random_origin, size_at
 
 
 class ProgressiveTraining:
@@ -27,6 +29,7 @@ class ProgressiveTraining:
         for epoch in range(training.schedule.total_epochs):
             training.begin_epoch(epoch)
             for step, (x, target) in enumerate(batches):
+                x, target = training.crop(step, x, target)
                 optimizer.zero_grad()
                 for subnet in training.begin_step(step):
                     training.distill(x)
@@ -34,7 +37,7 @@ class ProgressiveTraining:
                 optimizer.step()
 
     What is sampled is a pure function of seed, epoch and step: equal on all ranks and after a resume. The only
-    state is the teacher.
+    state is the teacher, and the average that it is to be taken from.
 
     Args:
         supernet: the network that is trained (bare, also where the loop wraps it for several processes).
@@ -43,9 +46,13 @@ class ProgressiveTraining:
         freeze: which freezes of the paper are applied, see :func:`freeze_of`.
         distillation: how students learn from the teacher of their phase.
         in_place: how the others learn from the first subnet of a step, in phases that are ``in_place``.
+        teacher_average: decay per step of the exponential moving average of weights that a phase's teacher is taken
+            from; 0 takes the weights as the phase before left them. The average is a second supernet in memory.
+        patch: ``full``, or ``growing`` through the training (:func:`growing_sizes`).
 
     Raises:
-        ValueError: When the freeze rule is unknown, or the schedule does not fit the supernet's search space.
+        ValueError: When the freeze or patch rule is unknown, the decay not in [0, 1), or the schedule does not fit the
+            supernet's search space.
     """
 
     def __init__(
@@ -57,9 +64,14 @@ class ProgressiveTraining:
         freeze: FreezeRule = "none",
         distillation: Distillation = Distillation(),
         in_place: Distillation = Distillation(0.5, "kl"),
+        teacher_average: float = 0.0,
+        patch: PatchRule = "full",
     ) -> None:
-        if freeze not in FREEZE_RULES:
-            raise ValueError(f"freeze must be one of {FREEZE_RULES}, got {freeze!r}.")
+        for name, given, rules in (("freeze", freeze, FREEZE_RULES), ("patch", patch, PATCH_RULES)):
+            if given not in rules:
+                raise ValueError(f"{name} must be one of {rules}, got {given!r}.")
+        if not 0 <= teacher_average < 1:
+            raise ValueError(f"teacher_average must be in [0, 1), got {teacher_average!r}.")
         for phase in schedule.phases:
             supernet.space.check_includes(phase.space)
         self.supernet = supernet
@@ -68,7 +80,10 @@ class ProgressiveTraining:
         self.freeze: FreezeRule = freeze
         self.distillation = distillation
         self.in_place = in_place
+        self.teacher_average = teacher_average
+        self.patch: PatchRule = patch
         self.teacher: Teacher | None = None
+        self._average: AveragedModel | None = None
         self.epoch = 0
         self._lesson: Lesson | None = None
         self._taught: dict[float | None, list[Tensor]] = {}
@@ -103,6 +118,7 @@ class ProgressiveTraining:
             reorder_channels(self.supernet)
         self._take_teacher(phase)
         self._open_depth(phase, batches)
+        self._begin_average(phase)
         return phase
 
     def _take_teacher(self, phase: Phase) -> None:
@@ -111,7 +127,24 @@ class ProgressiveTraining:
         if wanted is None:
             self.teacher = None
         elif self.teacher is None or self.teacher.config != wanted:
-            self.teacher = Teacher(wanted, self.supernet.extract(wanted), self.supernet.architecture.stride)
+            source = self.supernet
+            if self._average is not None:
+                self._average.update_parameters(self.supernet)
+                source = self._average.module
+            self.teacher = Teacher(wanted, source.extract(wanted), self.supernet.architecture.stride)
+
+    def _begin_average(self, phase: Phase) -> None:
+        """Average the weights of a phase from its first epoch on, if the next one takes its teacher from it."""
+        if self.epoch != self.schedule.first_epoch(phase):
+            return
+        following = self.schedule.phases[phase.index + 1 : phase.index + 2]
+        present = None if self.teacher is None else self.teacher.config
+        teaches = any(later.teacher not in (None, present) for later in following)
+        wanted = teaches and self.teacher_average > 0 and self.distillation.weight > 0
+        self._average = self._averaged() if wanted else None
+
+    def _averaged(self) -> AveragedModel:
+        return AveragedModel(self.supernet, multi_avg_fn=get_ema_multi_avg_fn(self.teacher_average))
 
     def _open_depth(self, phase: Phase, batches: Iterable[Tensor]) -> None:
         """Open a phase's largest depth; where growth preserves, new blocks continue what stands before them."""
@@ -137,6 +170,8 @@ class ProgressiveTraining:
         Once they are through, the criterion is the host's loss alone.
         """
         self._forget()
+        if self._average is not None:
+            self._average.update_parameters(self.supernet)  # as the step before left it
         for config in self.subnets_at(self.epoch, step):
             self.supernet.activate(config, freeze_of(self.phase, config, self.freeze))
             yield config
@@ -147,6 +182,25 @@ class ProgressiveTraining:
     def _forget(self) -> None:
         self._lesson = self._first_outputs = None
         self._taught = {}
+
+    def crop(self, step: int, x: Tensor, target: Any) -> tuple[Tensor, Any]:
+        """Return the part of a batch that a step trains on, all of it unless the patch grows.
+
+        Args:
+            step: as for :meth:`begin_step`.
+            x: the input, of shape ``(B, C, *spatial)``.
+            target: of the same size, or a list of such at fractions of it, as deep supervision has.
+
+        Raises:
+            ValueError: When the patch grows, and targets are not images.
+        """
+        if self.patch == "full":
+            return x, target
+        full, stride = tuple(x.shape[2:]), self.supernet.architecture.stride
+        sizes = growing_sizes(full, stride, self.schedule.phases[-1].space.resolution[0])
+        size = size_at(sizes, self.epoch, self.schedule.total_epochs)
+        origin = random_origin(random.Random(f"patch:{self.seed}:{self.epoch}:{step}"), full, size, stride)
+        return cropped(x, full, origin, size), cropped(target, full, origin, size)
 
     def distill(self, x: Tensor) -> None:
         """Let the teacher, if there is one, look at the input of the step, of shape ``(B, C, *spatial)``.
@@ -161,11 +215,12 @@ class ProgressiveTraining:
         self._lesson = Lesson(self._taught[resolution], self.distillation)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return epoch, seed and teacher as tensors and JSON primitives."""
+        """Return epoch, seed, teacher and average as tensors and JSON primitives."""
         teacher = None
         if self.teacher is not None:
             teacher = {"config": self.teacher.config.to_dict(), "network": self.teacher.network.state_dict()}
-        return {"epoch": self.epoch, **self._fixed(), "teacher": teacher}
+        average = None if self._average is None else self._average.state_dict()
+        return {"epoch": self.epoch, **self._fixed(), "teacher": teacher, "average": average}
 
     def _fixed(self) -> dict[str, Any]:
         """What must not change when a training goes on."""
@@ -174,13 +229,15 @@ class ProgressiveTraining:
             "freeze": self.freeze,
             "distillation": asdict(self.distillation),
             "in_place": asdict(self.in_place),
+            "teacher_average": self.teacher_average,
+            "patch": self.patch,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned.
 
         Raises:
-            ValueError: When the training was begun with another seed, freeze or distillation.
+            ValueError: When the training was begun with another seed, freeze, distillation or patch.
         """
         for name, value in self._fixed().items():
             if name in state and state[name] != value:
@@ -192,3 +249,7 @@ class ProgressiveTraining:
             network = self.supernet.extract(config)
             network.load_state_dict(state["teacher"]["network"])
             self.teacher = Teacher(config, network, self.supernet.architecture.stride)
+        self._average = None
+        if state.get("average") is not None:
+            self._average = self._averaged()
+            self._average.load_state_dict(state["average"])

@@ -11,10 +11,12 @@ import torch
 
 from prox_monai.elastic import Architecture, Supernet
 from prox_monai.elastic.growth import Growth
+from prox_monai.elastic.supernet import RingRate
 from prox_monai.space import PhaseSchedule, SearchSpace
 from prox_monai.training.distillation import Distillation
 from prox_monai.training.freezing import FreezeRule
 from prox_monai.training.learning_rate import Decay
+from prox_monai.training.patches import PatchRule
 from prox_monai.training.progressive import ProgressiveTraining
 
 ScheduleName = Literal["prox", "progressive_shrinking", "sandwich", "standalone"]
@@ -39,11 +41,17 @@ class Recipe:
         distillation: weight λ of the teacher's term (ProX, section 3.5), for example 0.5; 0 trains without a
             teacher, which was better at equal steps in all that was measured (benchmarks/LOG.md).
         distillation_form: ``mse`` of logits or ``kl`` of probabilities.
+        teacher_average: decay per step of the exponential moving average of weights that a teacher is taken from, for
+            example 0.99; 0 takes the weights as the phase before left them.
         inplace_distillation: weight λ of the term by which subnets learn from the largest in the same step (KL of
             probabilities), where the sandwich rule holds.
+        patch: what a step trains on: the ``full`` patch, or a part of it that is ``growing`` through the training
+            (Fischer et al. 2024).
         optimizer: ``adamw`` or ``adam``.
         learning_rate: its peak.
         learning_rate_decay: ``phase`` (warmed up and decayed in every phase) or ``constant``.
+        ring_rate: rings of kernels learn at the ``core_share`` of the taps, or at the ``full`` rate
+            (:meth:`Supernet.parameter_groups`).
         weight_decay: of the optimizer.
     """
 
@@ -59,10 +67,13 @@ class Recipe:
     growth: Growth = "preserving"
     distillation: float = 0.0
     distillation_form: Literal["mse", "kl"] = "mse"
+    teacher_average: float = 0.0
     inplace_distillation: float = 0.5
+    patch: PatchRule = "full"
     optimizer: Literal["adamw", "adam"] = "adamw"
     learning_rate: float = 3e-3
     learning_rate_decay: Decay = "phase"
+    ring_rate: RingRate = "core_share"
     weight_decay: float = 1e-2
 
     def __post_init__(self) -> None:
@@ -146,7 +157,8 @@ class Recipe:
     def make_optimizer(self, supernet: Supernet, *, fused: bool = False) -> torch.optim.Optimizer:
         """Return Adam or AdamW for the parameters of a supernet."""
         kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
-        return kind(supernet.parameter_groups(self.learning_rate), weight_decay=self.weight_decay, fused=fused)
+        groups = supernet.parameter_groups(self.learning_rate, self.ring_rate)
+        return kind(groups, weight_decay=self.weight_decay, fused=fused)
 
     def training(self, supernet: Supernet, schedule: PhaseSchedule, seed: int = 0) -> ProgressiveTraining:
         """Return the training of a supernet through the phases."""
@@ -157,6 +169,8 @@ class Recipe:
             freeze=self.freeze,
             distillation=Distillation(self.distillation, self.distillation_form),
             in_place=Distillation(self.inplace_distillation, "kl"),
+            teacher_average=self.teacher_average,
+            patch=self.patch,
         )
 
 
@@ -167,6 +181,7 @@ _PAPER = {
     "distillation": 0.5,
     "optimizer": "adam",
     "learning_rate_decay": "constant",
+    "ring_rate": "full",
     "weight_decay": 0.0,
 }
 _SHRINKING = {
@@ -177,7 +192,9 @@ _SHRINKING = {
     "growth": "none",
     "distillation": 0.5,
     "distillation_form": "kl",
+    "ring_rate": "full",
 }
+_WHOLE = {"polish": False, "growth": "none", "ring_rate": "full"}  # trained from the start
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -186,9 +203,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "paper_mr": {**_PAPER, "resolution_phases": "mixed"},
         "progressive_shrinking": _SHRINKING,
         "progressive_shrinking_cai": {**_SHRINKING, "subnets_per_step": (1, 2, 4)},
-        "sandwich": {"schedule": "sandwich", "polish": False, "growth": "none"},
+        "sandwich": {"schedule": "sandwich", **_WHOLE},
         "compofa": {**_SHRINKING, "coupled": True},
-        "standalone": {"schedule": "standalone", "polish": False, "growth": "none"},
+        "standalone": {"schedule": "standalone", **_WHOLE},
     }
 )
 """Fields of :class:`Recipe` that differ from ``plus``: what ``preset`` stands for in settings."""

@@ -154,6 +154,21 @@ def test_other_settings_are_refused(finished, capsys, tmp_path):
     assert unit(finished, "plus").result == before
 
 
+def test_a_setting_that_came_later_is_no_other_setting(finished, monkeypatch):
+    path = unit(finished, "plus").folder / "unit.json"
+    before = path.read_text()
+    begun = json.loads(before)
+    del begun["ring_rate"], begun["patch"]
+    monkeypatch.setattr(workplace, "run_stock", None)
+    try:
+        path.write_text(json.dumps(begun))
+        assert paper.main(finished.arguments) == 0
+        path.write_text(json.dumps(begun | {"patch": "growing"}))
+        assert paper.main(finished.arguments) == 1
+    finally:
+        path.write_text(before)
+
+
 def test_a_table_of_units_with_different_settings_is_not_made(finished, capsys, tmp_path, monkeypatch):
     """Another method alone, in a folder in which the rest was trained with other settings."""
     content = yaml.safe_load(TINY)

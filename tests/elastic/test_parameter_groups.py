@@ -21,13 +21,14 @@ def test_rings_learn_at_the_share_of_the_core_in_their_kernel():
     assert sorted(map(id, listed)) == sorted(map(id, supernet.parameters()))
 
 
-@pytest.mark.parametrize("growth", ["host", "none"])
-def test_without_preserving_growth_all_learn_at_one_rate(growth):
+def test_at_the_full_rate_all_learn_alike():
     architecture = UNetArchitecture(2, 1, 2, channels=(4, 8), strides=((1, 1), (2, 2)))
-    supernet = Supernet(architecture, SearchSpace(3, (1,), (1.0,), (3, 5), groups=unet_groups(2)), growth=growth)
-    (group,) = supernet.parameter_groups(0.1)
+    supernet = Supernet(architecture, SearchSpace(3, (1,), (1.0,), (3, 5), groups=unet_groups(2)))
+    (group,) = supernet.parameter_groups(0.1, "full")
     assert (group["scale"], group["lr"]) == (1, 0.1)
     assert list(map(id, group["params"])) == list(map(id, supernet.parameters()))
+    with pytest.raises(ValueError, match=r"ring_rate must be one of \('core_share', 'full'\), got 'slow'"):
+        supernet.parameter_groups(0.1, "slow")
 
 
 def test_an_optimizer_takes_the_groups():

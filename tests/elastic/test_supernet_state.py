@@ -98,6 +98,19 @@ def test_copies_are_independent(randomise):
     assert not torch.equal(other(x), before)
 
 
+def test_a_copy_is_made_when_weights_have_changed_since_an_evaluation(randomise):
+    """An average of weights is such a copy; what the evaluation put together are views of weights that were."""
+    supernet, x = randomise(Supernet(ARCHITECTURE, SPACE)).eval(), torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        before = supernet(x)
+        for parameter in supernet.parameters():
+            parameter.mul_(2)
+        other = copy.deepcopy(supernet)
+        assert equal(other, supernet)
+        assert torch.equal(other(x), supernet(x))
+        assert not torch.equal(other(x), before)
+
+
 @pytest.fixture
 def assembled(monkeypatch):
     """Counts the corners that are put together."""

@@ -41,6 +41,16 @@ def test_classifiers_count_too(classifier):
         assert costs(config) == multiply_adds(classifier.extract(config), (1, 12, 8)), config
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_at_another_size(case):
+    architecture, shape = CASES[case]
+    costs, size = counter(architecture, shape), tuple(2 * n for n in shape[1:])
+    config = costs.supernet.space.largest()
+    assert costs.at(size)(config) == multiply_adds(costs.supernet.extract(config), (shape[0], *size))
+    assert costs.at(size) is costs.at(size)
+    assert costs.at(shape[1:]) is costs
+
+
 def test_a_subnet_that_is_not_in_the_space_is_refused():
     costs = counter(*CASES["2-D"])
     with pytest.raises(ValueError, match=r"resolution 0.7 is not in the search space \(0.5, 1"):

@@ -31,6 +31,7 @@ class Loop:
     def step(self, epoch, step):
         data = torch.Generator().manual_seed(100 * epoch + step)
         x, target = torch.randn(2, 1, 8, 8, generator=data), torch.randint(2, (2, 8, 8), generator=data)
+        x, target = self.training.crop(step, x, target)
         self.optimizer.zero_grad()
         for _ in self.training.begin_step(step):
             self.training.distill(x)
@@ -95,8 +96,8 @@ def test_8_begin_step_activates_the_subnet_of_the_step():
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"freeze": "both", "distillation": Distillation(0.3, "kl")}],
-    ids=["mse", "frozen-kl"],
+    [{}, {"freeze": "both", "distillation": Distillation(0.3, "kl")}, {"teacher_average": 0.8, "patch": "growing"}],
+    ids=["mse", "frozen-kl", "averaged-growing"],
 )
 @pytest.mark.parametrize("cut", [1, 2, 5, 8], ids="after-{}".format)
 def test_9_straight_equals_saved_and_loaded(tmp_path, cut, settings):
@@ -150,6 +151,68 @@ def test_10_the_teacher_is_the_largest_of_the_phase_before_as_it_was_at_its_end(
     assert loop.training.teacher is teacher
     loop.training.begin_epoch(4)
     assert loop.training.teacher.config == SCHEDULE.phases[1].space.largest()
+
+
+def test_10_a_teacher_may_be_the_average_of_the_weights_over_its_phase():
+    loop, seen = fresh(teacher_average=0.8), []
+    begin_step = loop.training.begin_step
+
+    def noted(step):
+        seen.append([p.detach().clone() for p in loop.supernet.parameters()])
+        return begin_step(step)
+
+    loop.training.begin_step = noted
+    loop.run([0, 1])
+    seen.append([p.detach().clone() for p in loop.supernet.parameters()])
+    assert len(seen) == 2 * STEPS + 1
+    average = seen[0]
+    for weights in seen[1:]:
+        average = [0.8 * a + 0.2 * w for a, w in zip(average, weights, strict=True)]
+    expected = Supernet(ARCHITECTURE, SPACE)
+    expected.load_state_dict(loop.supernet.state_dict())
+    with torch.no_grad():
+        for parameter, value in zip(expected.parameters(), average, strict=True):
+            parameter.copy_(value)
+    largest, x = SCHEDULE.phases[0].space.largest(), torch.randn(2, 1, 8, 8)
+    loop.training.begin_epoch(2)
+    taught = loop.training.teacher(x)
+    for ours, theirs, now in zip(
+        taught, expected.extract(largest).eval()(x), loop.supernet.extract(largest).eval()(x), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+        assert not torch.allclose(ours, now)
+
+
+def test_10_nothing_is_averaged_that_teaches_nobody():
+    def averages(**settings):
+        loop, found = fresh(teacher_average=0.8, **settings), []
+        for epoch in range(loop.training.schedule.total_epochs):
+            loop.training.begin_epoch(epoch)
+            found.append(loop.training.state_dict()["average"] is not None)
+        return found
+
+    assert averages() == [True] * 8 + [False] * 2
+    assert averages(distillation=Distillation(0)) == [False] * 10
+    assert averages(schedule=PhaseSchedule.progressive_shrinking(SPACE, 4)) == [True, False, False, False]
+
+
+def test_a_growing_patch_is_a_function_of_seed_epoch_and_step():
+    training, other = fresh(patch="growing").training, fresh(patch="growing").training
+    x = torch.arange(2 * 8 * 8.0).reshape(2, 1, 8, 8)
+    target = [x[:, 0], x[:, 0, ::2, ::2]]
+    sizes, corners = [], set()
+    for epoch in range(10):
+        for step in range(8):
+            for each in (training, other):
+                each.epoch = epoch
+            image, (fine, coarse) = training.crop(step, x, target)
+            assert torch.equal(image, other.crop(step, x, target)[0])
+            assert torch.equal(image[:, 0], fine)
+            assert torch.equal(coarse, fine[:, ::2, ::2])
+            corners.add(float(image[0, 0, 0, 0]))
+        sizes.append(tuple(image.shape[2:]))
+    assert sizes == [(6, 6)] * 3 + [(8, 6)] * 3 + [(8, 8)] * 4
+    assert corners == {0, 2, 16, 18}
 
 
 def test_10_progressive_shrinking_keeps_one_teacher():
@@ -223,6 +286,24 @@ def test_a_candidate_in_between_that_the_supernet_lacks_is_refused():
 def test_an_unknown_freeze_is_refused():
     with pytest.raises(ValueError, match=r"freeze must be one of \('none', 'depth', 'kernel', 'both'\), got 'all'"):
         fresh(freeze="all")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"patch": "small"}, r"patch must be one of \('full', 'growing'\), got 'small'"),
+        ({"teacher_average": 1}, r"teacher_average must be in \[0, 1\), got 1"),
+    ],
+)
+def test_other_options_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        fresh(**settings)
+
+
+def test_a_training_does_not_go_on_with_another_patch():
+    state = fresh(patch="growing").training.state_dict()
+    with pytest.raises(ValueError, match="patch is full, but the training was begun with growing"):
+        fresh().training.load_state_dict(state)
 
 
 def test_an_epoch_after_the_last_is_refused():

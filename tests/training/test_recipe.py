@@ -66,6 +66,7 @@ def test_presets_are_the_methods_they_are_named_after():
         0.5,
         "mse",
     )
+    assert {name for name in PRESETS if recipe(name).ring_rate == "core_share"} == {"plus"}
     shrink = recipe("progressive_shrinking")
     assert (shrink.reorder, shrink.kernel_transforms, shrink.growth) == (True, True, "none")
 
@@ -109,3 +110,18 @@ def test_options_that_do_not_go_together_are_refused(fields, message):
 def test_an_unknown_subnet_is_refused():
     with pytest.raises(ValueError, match="subnet: there is no subnet 'huge'"):
         recipe("standalone", subnet="huge").phase_schedule(SPACE, 3)
+
+
+def test_an_optimizer_has_the_rate_of_the_rings():
+    scales = {}
+    for rate in ("core_share", "full"):
+        method = recipe("plus", ring_rate=rate)
+        groups = method.make_optimizer(method.supernet(ARCHITECTURE, SPACE)).param_groups
+        scales[rate] = [group["scale"] for group in groups]
+    assert scales == {"core_share": [1.0, 9 / 25], "full": [1.0]}
+
+
+def test_a_training_has_its_patch_and_its_teacher_s_average():
+    method = recipe("paper", patch="growing", teacher_average=0.9)
+    training = method.training(method.supernet(ARCHITECTURE, SPACE), method.phase_schedule(SPACE, 12))
+    assert (training.patch, training.teacher_average) == ("growing", 0.9)

@@ -74,7 +74,7 @@ class ExpansionHandler:
         """Restore what ``state_dict`` returned; the trainer goes on after these epochs.
 
         Raises:
-            ValueError: When the training was begun with other phases, or another seed, freeze or distillation.
+            ValueError: When the training was begun with other phases, or another seed, freeze, distillation or patch.
         """
         begun, phases = PhaseSchedule.from_dict(state["schedule"]), self.training.schedule
         if begun != phases:
@@ -166,6 +166,7 @@ class ExpansionHandler:
         inputs, targets, args, kwargs = _prepared(engine, batchdata)
         epoch, step = engine.state.epoch - 1, (engine.state.iteration - 1) % engine.state.epoch_length
         self._set_learning_rate(engine, epoch + step / engine.state.epoch_length)
+        inputs, targets = self.training.crop(step, inputs, targets)
         engine.state.output = {CommonKeys.IMAGE: inputs, CommonKeys.LABEL: targets}
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)  # a gradient of zero would move what is not trained

@@ -98,6 +98,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has format version {ours['version']}, this package reads up to {VERSION}; update prox_monai."
         )
+    settings = ours["settings"]
+    settings.setdefault("ring_rate", "core_share" if settings["growth"] == "preserving" else "full")  # no option once
     return _with_schedule(content) if ours["version"] == 1 else content
 
 

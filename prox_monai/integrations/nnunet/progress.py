@@ -36,9 +36,11 @@ _LISTS = (
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """A subnet in a training step, and the terms of its loss as scalars (no teacher: no distance)."""
+    """A subnet in a training step, the size of its patch, and the terms of its loss as scalars (no teacher: no
+    distance)."""
 
     config: SubnetConfig
+    size: tuple[int, ...]
     task: Tensor
     distance: Tensor | None
 
@@ -47,8 +49,8 @@ class ProgressLog(LocalLogger):
     """nnU-Net's logger with what an expansion adds, one value per epoch each.
 
     ``train_seconds`` is the wall time of the training steps with data loading, without validation;
-    ``multiply_adds`` those of the forward passes of the sampled subnets, in 10^9. ``expansions`` holds, per index of
-    a phase that expanded, what that did; ``schedule`` the phases, which a stop makes fewer.
+    ``multiply_adds`` those of the forward passes of the sampled subnets, without a teacher's, in 10^9. ``expansions``
+    holds, per index of a phase that expanded, what that did; ``schedule`` the phases, which a stop makes fewer.
     """
 
     def __init__(self) -> None:
@@ -112,13 +114,14 @@ class ProgressLog(LocalLogger):
         seconds = time.perf_counter() - self._start
         self._bar.close()
         distances = [float(r.distance) for r in self._reports if r.distance is not None]
+        counted = [multiply_adds.at(report.size)(report.config) for report in self._reports]
         values = {
             "phase": self._phase.index,
             "stage": str(self._phase.stage),
             "task_losses": float(np.mean([float(r.task) for r in self._reports])),
             "distillation_losses": float(np.mean(distances)) if distances else 0.0,
             "train_seconds": seconds,
-            "multiply_adds": sum(multiply_adds(r.config) for r in self._reports) * batch_size / 1e9,
+            "multiply_adds": sum(counted) * batch_size / 1e9,
         }
         for name, value in values.items():
             self.log(name, value, self._epoch)

@@ -14,6 +14,7 @@ import yaml
 
 from prox_monai.space import SearchSpace, unet_groups
 from prox_monai.training import PRESETS, Recipe
+from prox_monai.training.patches import PATCH_RULES
 
 CONFIG_VARIABLE = "PROX_CONFIG"
 
@@ -247,10 +248,13 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "growth": _one_of("preserving", "host", "none"),
     "distillation": _FRACTION,
     "distillation_form": _one_of("mse", "kl"),
+    "teacher_average": ("a number in [0, 1)", lambda value: _FRACTION[1](value) and value < 1),
     "inplace_distillation": _FRACTION,
+    "patch": _one_of(*PATCH_RULES),
     "optimizer": _one_of("adamw", "adam"),
     "learning_rate": _POSITIVE,
     "learning_rate_decay": _one_of("phase", "constant"),
+    "ring_rate": _one_of("core_share", "full"),
     "weight_decay": _NOT_NEGATIVE,
     "mirror": _FLAG,
     "expansion": _one_of("off", "report", "stop"),

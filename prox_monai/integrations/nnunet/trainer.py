@@ -244,6 +244,7 @@ class ProXTrainer(nnUNetTrainer):
         self.set_learning_rate(self.current_epoch + step / self.num_iterations_per_epoch)
         data = batch["data"].to(self.device, non_blocking=True)
         target = _on(self.device, batch["target"])
+        data, target = self.training.crop(step, data, target)
         self.optimizer.zero_grad(set_to_none=True)
         count = self.training.phase.subnets_per_step
         reports, losses = [], []
@@ -256,7 +257,7 @@ class ProXTrainer(nnUNetTrainer):
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(self._not_finite("loss", f"step {step}, subnet {config}"))
-            reports.append(StepReport(config, self.loss.task, self.loss.distance))
+            reports.append(StepReport(config, tuple(data.shape[2:]), self.loss.task, self.loss.distance))
         optimize(self.network, self.optimizer, self.grad_scaler)
         self._log.end_step(reports)
         return {"loss": np.mean(losses)}

@@ -42,10 +42,12 @@ def batches() -> list[dict[str, torch.Tensor]]:
 class Run:
     """A training with MONAI's engine."""
 
-    def __init__(self, schedule: PhaseSchedule, handlers=(), **options) -> None:
+    def __init__(self, schedule: PhaseSchedule, handlers=(), patch="full", **options) -> None:
         torch.manual_seed(0)
         self.supernet = Supernet(ARCHITECTURE, SPACE)
-        self.training = ProgressiveTraining(self.supernet, schedule, seed=3, distillation=Distillation(0.5))
+        self.training = ProgressiveTraining(
+            self.supernet, schedule, seed=3, distillation=Distillation(0.5), patch=patch
+        )
         self.expansion = ExpansionHandler(self.training, learning_rate=RATE)
         self.optimizer = torch.optim.AdamW(self.supernet.parameter_groups(RATE), weight_decay=0.1)
         self.trainer = SupervisedTrainer(
@@ -100,6 +102,16 @@ def test_it_is_the_training_of_a_plain_loop(schedule):
     run.trainer.run()
     assert differing(run.supernet, plain(SCHEDULES[schedule])) == []
     assert any(not torch.equal(tensor, before[name]) for name, tensor in run.supernet.state_dict().items())
+
+
+def test_a_patch_may_grow():
+    seen = []
+    handler = StatsHandler(output_transform=lambda x: seen.append(x) or x["loss"])
+    Run(SCHEDULES["polished"], handlers=[handler], patch="growing").trainer.run()
+    sizes = [tuple(output["image"].shape[2:]) for output in seen]
+    assert sizes[0] == (6, 6)
+    assert sizes[-1] == (8, 8)
+    assert all(output["label"].shape[1:] == output["pred"].shape[2:] == output["image"].shape[2:] for output in seen)
 
 
 def test_the_output_holds_what_handlers_expect(caplog):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from prox_monai.integrations.nnunet.checkpoint import VERSION, read_checkpoint, schedule_of
+from prox_monai.integrations.nnunet.settings import ProXSettings
 from prox_monai.integrations.nnunet.trained import load_trained
 from prox_monai.training.checkpoint import read_safely
 
@@ -70,3 +71,15 @@ def test_a_training_of_version_1_goes_on(version_1, make_trainer):
 def test_it_is_read_for_prediction(version_1):
     model = load_trained(version_1.parents[1])
     assert model.supernet.active == model.supernet.space.largest()
+
+
+@pytest.mark.parametrize(("growth", "rate"), [("preserving", "core_share"), ("host", "full")])
+def test_rings_go_on_at_the_rate_that_growth_meant_before_it_was_an_option(copied, growth, rate):
+    path = copied / "checkpoint_final.pth"
+    content = read_safely(path)
+    del content["prox"]["settings"]["ring_rate"]
+    content["prox"]["settings"]["growth"] = growth
+    torch.save(content, path)
+    settings = read_checkpoint(path)["prox"]["settings"]
+    assert settings["ring_rate"] == rate
+    assert ProXSettings(**settings).patch == "full"

@@ -32,8 +32,8 @@ def run(folder, epochs: range, before: dict | None = None, dice: float = 0.5) ->
     log.open(folder, ProXSettings(), SCHEDULE, write=True)
     for epoch in epochs:
         log.begin_epoch(SCHEDULE.phase_at(epoch), epoch, 4, 1)
-        log.end_step([StepReport(SPACE.smallest(), torch.tensor(0.1), None)])
-        log.end_training(lambda config: 1, 2)
+        log.end_step([StepReport(SPACE.smallest(), (8, 8), torch.tensor(0.1), None)])
+        log.end_training(SimpleNamespace(at=lambda size: lambda config: size[0]), 2)
         values = {"dice_smallest": dice, "mean_fg_dice": dice, "dice_per_class_or_region": [dice]}
         for name in ("train_losses", "val_losses", "lrs", "epoch_start_timestamps", "epoch_end_timestamps"):
             values[name] = 0.1
@@ -57,6 +57,7 @@ def test_phases_are_json_where_there_is_no_dice(tmp_path):
     run(tmp_path, range(4), dice=math.nan)
     rows = json.loads((tmp_path / "phases.json").read_text(), parse_constant=pytest.fail)
     assert [row["epochs"] for row in rows] == [2, 2]
+    assert [row["multiply_adds_1e9"] for row in rows] == pytest.approx([2 * 2 * 8 / 1e9] * 2)
     assert {row[name] for row in rows for name in ("dice_smallest", "dice_largest")} == {None}
 
 

@@ -1,4 +1,7 @@
-"""Several subnets per step, re-ordered channels and kernel transforms: killed and continued, and on two ranks."""
+"""What has a state or a place in time, killed and continued, and on two ranks.
+
+Several subnets per step, re-ordered channels, kernel transforms; a growing patch, and a teacher that is an average.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,13 @@ from prox_monai.training.checkpoint import read_safely
 
 METHODS = {
     "progressive_shrinking_cai": {"epochs": [1, 1, 1, 2]},
-    "plus": {"polish": True, "epochs": [1, 1, 1, 1, 1, 2]},
+    "plus": {
+        "polish": True,
+        "epochs": [1, 1, 1, 1, 1, 2],
+        "patch": "growing",
+        "distillation": 0.5,
+        "teacher_average": 0.9,
+    },
 }
 KILLS = {
     "progressive_shrinking_cai": [[2, 1], [3, 0], [4, 1]],  # depth; just after channels were re-ordered; width

@@ -15,9 +15,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from prox_monai.elastic import Supernet
+from prox_monai.evaluation.multiply_adds import MultiplyAdds
 from prox_monai.integrations.nnunet.trainer import ProXTrainer
-from prox_monai.training import PRESETS
+from prox_monai.training import PRESETS, ProgressiveTraining
 from prox_monai.training.checkpoint import read_safely
+from prox_monai.training.patches import growing_sizes, size_at
 
 STAGES = ["depth", "depth", "width", "kernel", "resolution"]
 VALIDATED = ("smallest", "middle", "largest")
@@ -255,6 +257,29 @@ def test_every_method_trains(make_trainer, preset):
     ours = trainer.supernet.state_dict()
     assert all(torch.equal(weights[name], ours[name]) for name in ours if name != "_extra_state")
     assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_patch_that_grows_trains_on_more_and_more_of_each_batch(make_trainer, monkeypatch):
+    trainer, seen = make_trainer(epochs=5, patch="growing"), []
+    crop = ProgressiveTraining.crop
+
+    def note(training, step, x, target):
+        x, target = crop(training, step, x, target)
+        seen.append((tuple(x.shape[2:]), [tuple(each.shape[2:]) for each in target]))
+        return x, target
+
+    monkeypatch.setattr(ProgressiveTraining, "crop", note)
+    trainer.run_training()
+    full = tuple(trainer.configuration_manager.patch_size)
+    sizes = growing_sizes(full, trainer.supernet.architecture.stride, 0.7)
+    assert len(sizes) > 1
+    assert [size for size, _ in seen[::2]] == [size_at(sizes, epoch, 5) for epoch in range(5)]
+    assert all(targets[0] == size for size, targets in seen)
+    assert seen[-1][0] == full
+    log = trainer.logger.local_logger.my_fantastic_logging
+    costs = MultiplyAdds(trainer.supernet, (trainer.num_input_channels, *seen[0][0]))
+    first = [config for step in range(2) for config in trainer.training.subnets_at(0, step)]
+    assert log["multiply_adds"][0] == pytest.approx(sum(map(costs, first)) * trainer.batch_size / 1e9)
 
 
 def test_the_optimizer_forgets_what_it_kept_for_channels_that_moved(make_trainer, monkeypatch):
