@@ -154,7 +154,7 @@ def test_other_settings_are_refused(finished, capsys, tmp_path):
     assert unit(finished, "plus").result == before
 
 
-def test_a_setting_that_came_later_is_no_other_setting(finished, monkeypatch):
+def test_a_setting_that_came_later_is_no_other_setting(finished, monkeypatch, capsys):
     path = unit(finished, "plus").folder / "unit.json"
     before = path.read_text()
     begun = json.loads(before)
@@ -164,7 +164,7 @@ def test_a_setting_that_came_later_is_no_other_setting(finished, monkeypatch):
         path.write_text(json.dumps(begun))
         assert paper.main(finished.arguments) == 0
         path.write_text(json.dumps(begun | {"patch": "growing"}))
-        assert paper.main(finished.arguments) == 1
+        assert "other settings: patch (growing instead of full)" in refused(finished.arguments, capsys)
     finally:
         path.write_text(before)
 
