@@ -1,4 +1,4 @@
-"""A curriculum of patch sizes that can be laid over any schedule (Fischer et al. 2024)."""
+"""A curriculum of patch sizes, which can be laid over any schedule (Fischer et al. 2024)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,26 @@ from prox_monai.elastic import scaled_size
 PatchRule = Literal["full", "growing"]
 PATCH_RULES: tuple[PatchRule, ...] = get_args(PatchRule)
 
+SCALE_TOLERANCE = 0.1
 
-def growing_sizes(size: Sequence[int], stride: Sequence[int], resolution: float = 1.0) -> tuple[tuple[int, ...], ...]:
+
+def growing_sizes(
+    size: Sequence[int], stride: Sequence[int], resolutions: Sequence[float] = (1.0,)
+) -> tuple[tuple[int, ...], ...]:
     """Return the sizes through which a patch grows, in voxels, from the smallest to ``size`` itself.
 
-    The smallest is at least half as long along every axis, so that it can hold the centre wherever it lies, and leaves
-    two voxels at the bottleneck at the lowest resolution, unless ``size`` does not. Each next one is longer by one
-    stride along the axis that is shortest for its share of ``size`` (Fischer et al., "Progressive Growing of Patch
-    Size", MICCAI 2024, where the smallest is the least that the network takes).
+    Each next one is longer along the axis that is shortest for its share of ``size`` (Fischer et al., "Progressive
+    Growing of Patch Size", MICCAI 2024, where the smallest is the least that the network takes). Here the smallest is
+    at least half as long along every axis, so that it can hold the centre wherever it lies, and every size leaves two
+    voxels at the bottleneck at every resolution, and is scaled by nearly as much as the whole: a resolution leads to
+    the nearest multiple of the stride, which for a small patch may be far off.
 
     Args:
         size: of the whole patch, multiples of ``stride``.
         stride: product of strides per spatial axis.
-        resolution: the lowest that is trained.
+        resolutions: that are trained.
     """
-    lengths = [_lengths(n, s, resolution) for n, s in zip(size, stride, strict=True)]
+    lengths = [_lengths(n, s, resolutions) for n, s in zip(size, stride, strict=True)]
     at, sizes = [0] * len(size), []
     while True:
         patch = tuple(axis[i] for axis, i in zip(lengths, at, strict=True))
@@ -39,17 +44,23 @@ def growing_sizes(size: Sequence[int], stride: Sequence[int], resolution: float 
         at[min(open_axes, key=lambda axis: patch[axis] / size[axis])] += 1
 
 
-def _lengths(n: int, stride: int, resolution: float) -> list[int]:
+def _lengths(n: int, stride: int, resolutions: Sequence[float]) -> list[int]:
     """What the patch may measure along one axis."""
 
-    def fits(length: int) -> bool:
-        return 2 * length >= n and scaled_size([length], [stride], resolution)[0] >= 2 * stride
+    def scaled(length: int, resolution: float) -> int:
+        return scaled_size([length], [stride], resolution)[0]
 
-    return [length for length in range(stride, n, stride) if fits(length)] + [n]
+    def fits(length: int, resolution: float) -> bool:
+        scale, whole = scaled(length, resolution) / length, scaled(n, resolution) / n
+        return scaled(length, resolution) >= 2 * stride and abs(scale / whole - 1) <= SCALE_TOLERANCE
+
+    shorter = (length for length in range(stride, n, stride) if 2 * length >= n)
+    return [length for length in shorter if all(fits(length, resolution) for resolution in resolutions)] + [n]
 
 
 def size_at(sizes: Sequence[tuple[int, ...]], epoch: int, epochs: int) -> tuple[int, ...]:
-    """Return the size of an epoch, counted from 0: each of ``sizes`` for as long as the others, at last the whole."""
+    """Return the size of one of so many epochs, from 0: each of ``sizes`` for as long as the others, at last the
+    whole."""
     return sizes[math.ceil(len(sizes) * (epoch + 1) / epochs) - 1]
 
 
@@ -58,7 +69,7 @@ def random_origin(
 ) -> tuple[int, ...]:
     """Return where a patch of ``size`` begins in one of size ``full``: at a multiple of the stride, over its centre.
 
-    nnU-Net puts a foreground voxel at the centre of the patches that must have one.
+    Away from an image's border nnU-Net puts a foreground voxel there in the patches that must have one.
     """
     origin = []
     for whole, part, s in zip(full, size, stride, strict=True):

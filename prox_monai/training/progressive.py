@@ -1,4 +1,4 @@
-"""Progressive expansion as three calls that any training loop can make."""
+"""Progressive expansion as four calls that any training loop can make."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from prox_monai.training.patches import PATCH_RULES, PatchRule, cropped, growing
 class ProgressiveTraining:
     """Chooses what is trained, what is frozen and who teaches, epoch by epoch and step by step.
 
-    A loop calls ``begin_epoch``, goes through the subnets of ``begin_step`` in each step, and calls ``distill`` before
-    each forward pass::
+    A loop calls ``begin_epoch``, trains on what ``crop`` leaves of each batch, goes through the subnets of
+    ``begin_step`` in each step, and calls ``distill`` before each forward pass::
 
         training = ProgressiveTraining(supernet, PhaseSchedule.prox(space, epochs))
         loss = training.criterion(task_loss)
@@ -48,7 +48,7 @@ class ProgressiveTraining:
         in_place: how the others learn from the first subnet of a step, in phases that are ``in_place``.
         teacher_average: decay per step of the exponential moving average of weights that a phase's teacher is taken
             from; 0 takes the weights as the phase before left them. The average is a second supernet in memory.
-        patch: ``full``, or ``growing`` through the training (:func:`growing_sizes`).
+        patch: ``full``, or ``growing`` through each phase (:func:`growing_sizes`).
 
     Raises:
         ValueError: When the freeze or patch rule is unknown, the decay not in [0, 1), or the schedule does not fit the
@@ -196,9 +196,9 @@ class ProgressiveTraining:
         """
         if self.patch == "full":
             return x, target
-        full, stride = tuple(x.shape[2:]), self.supernet.architecture.stride
-        sizes = growing_sizes(full, stride, self.schedule.phases[-1].space.resolution[0])
-        size = size_at(sizes, self.epoch, self.schedule.total_epochs)
+        phase, full, stride = self.phase, tuple(x.shape[2:]), self.supernet.architecture.stride
+        sizes = growing_sizes(full, stride, phase.space.resolution)
+        size = size_at(sizes, self.epoch - self.schedule.first_epoch(phase), phase.epochs)
         origin = random_origin(random.Random(f"patch:{self.seed}:{self.epoch}:{step}"), full, size, stride)
         return cropped(x, full, origin, size), cropped(target, full, origin, size)
 

@@ -45,7 +45,7 @@ class Recipe:
             example 0.99; 0 takes the weights as the phase before left them.
         inplace_distillation: weight λ of the term by which subnets learn from the largest in the same step (KL of
             probabilities), where the sandwich rule holds.
-        patch: what a step trains on: the ``full`` patch, or a part of it that is ``growing`` through the training
+        patch: what a step trains on: the ``full`` patch, or a part of it that is ``growing`` through each phase
             (Fischer et al. 2024).
         optimizer: ``adamw`` or ``adam``.
         learning_rate: its peak.
@@ -93,6 +93,10 @@ class Recipe:
                     f"{name} must be {needed} with schedule {self.schedule!r}, got {given!r}; a preset sets all that a "
                     f"method needs: {', '.join(PRESETS)}."
                 )
+        if self.teacher_average and not self.distillation:
+            raise ValueError(
+                f"teacher_average must be 0 where there is no teacher (distillation 0), got {self.teacher_average!r}."
+            )
         if self.kernel_transforms and self.growth != "none":
             raise ValueError(f"kernel_transforms need growth 'none', got {self.growth!r}.")
 

@@ -26,30 +26,45 @@ def test_a_patch_grows_along_the_axis_that_is_shortest_for_its_share():
     )
 
 
+def test_parts_have_nearly_the_scale_of_the_whole():
+    """At .8, 24 of 40 voxels would become 16, which is .67 of them, as at .6."""
+    assert growing_sizes(HIPPOCAMPUS, STRIDE, (0.8, 1)) == (
+        (32, 40, 32),
+        (32, 48, 32),
+        (40, 48, 32),
+        (40, 48, 40),
+        (40, 56, 40),
+    )
+
+
 @pytest.mark.parametrize(
-    ("size", "stride", "resolution"),
+    ("size", "stride", "resolutions"),
     [
-        (HIPPOCAMPUS, STRIDE, 0.6),
-        ((128, 128, 128), (32, 32, 32), 0.6),
-        ((20, 320, 256), (4, 64, 64), 0.8),
-        ((64,), (4,), 1),
+        (HIPPOCAMPUS, STRIDE, (0.6, 0.8, 1)),
+        ((128, 128, 128), (32, 32, 32), (0.6,)),
+        ((20, 320, 256), (4, 64, 64), (0.8,)),
+        ((64,), (4,), (1,)),
     ],
 )
-def test_every_size_holds_the_centre_and_two_voxels_at_the_bottleneck(size, stride, resolution):
-    sizes = growing_sizes(size, stride, resolution)
+def test_every_size_holds_the_centre_and_two_voxels_at_the_bottleneck(size, stride, resolutions):
+    sizes = growing_sizes(size, stride, resolutions)
     assert sizes[-1] == size
+    assert len(set(sizes)) == len(sizes)
     for patch, larger in itertools.pairwise(sizes):
         grown = [b - a for a, b in zip(patch, larger, strict=True)]
-        assert max(grown) in stride
         assert sorted(grown)[:-1] == [0] * (len(size) - 1)
+    for patch in sizes:
         assert all(2 * n >= whole for n, whole in zip(patch, size, strict=True))
-        for n, s, whole in zip(scaled_size(patch, stride, resolution), stride, size, strict=True):
-            assert n >= 2 * s or n == scaled_size([whole], [s], resolution)[0]
+        for resolution in resolutions:
+            whole = scaled_size(size, stride, resolution)
+            for axis, n in enumerate(scaled_size(patch, stride, resolution)):
+                assert n >= 2 * stride[axis] or n == whole[axis]
+                assert n / patch[axis] == pytest.approx(whole[axis] / size[axis], rel=0.1)
 
 
 def test_a_patch_too_small_to_grow_stays_as_it_is():
     assert growing_sizes((16, 16), (16, 16)) == ((16, 16),)
-    assert growing_sizes((32, 32), (16, 16), 0.6) == ((32, 32),)
+    assert growing_sizes((32, 32), (16, 16), (0.6,)) == ((32, 32),)
 
 
 def test_each_size_lasts_as_long_and_the_last_epoch_is_full():

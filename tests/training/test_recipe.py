@@ -99,6 +99,7 @@ def test_a_subnet_alone_starts_as_its_host_starts_it():
         ),
         ({"schedule": "sandwich", "polish": False}, "growth must be none with schedule 'sandwich', got 'preserving'"),
         ({"reorder": True}, "reorder must be false with schedule 'prox', got True"),
+        ({"teacher_average": 0.9}, r"teacher_average must be 0 where there is no teacher \(distillation 0\), got 0.9"),
         ({"kernel_transforms": True}, "kernel_transforms need growth 'none', got 'preserving'"),
     ],
 )

@@ -68,7 +68,7 @@ def extend(
     torch.manual_seed(settings.seed)
     supernet = _only(model, trained, settings).grow(space)
     added = {"settings": settings.to_dict(), "schedule": extended.to_dict()}
-    training = content["prox"]["training"] | {"teacher": None}
+    training = content["prox"]["training"] | {"teacher": None, "average": None}
     content |= {
         "network_weights": supernet.state_dict(),
         "optimizer_state": settings.make_optimizer(supernet, fused=True).state_dict(),

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 if find_spec("monai") is None or find_spec("ignite") is None:
-    pytest.skip('needs MONAI and ignite: pip install "prox_monai[monai]"', allow_module_level=True)
+    pytest.skip('needs MONAI and ignite: pip install "prox-monai[monai]"', allow_module_level=True)
 
 from monai.engines import SupervisedTrainer
 from monai.handlers import CheckpointLoader, CheckpointSaver, EarlyStopHandler, StatsHandler
@@ -107,10 +107,11 @@ def test_it_is_the_training_of_a_plain_loop(schedule):
 def test_a_patch_may_grow():
     seen = []
     handler = StatsHandler(output_transform=lambda x: seen.append(x) or x["loss"])
-    Run(SCHEDULES["polished"], handlers=[handler], patch="growing").trainer.run()
+    schedule = PhaseSchedule.prox(SPACE.restrict(resolution=(1,)), [2] * 4)
+    Run(schedule, handlers=[handler], patch="growing").trainer.run()
     sizes = [tuple(output["image"].shape[2:]) for output in seen]
-    assert sizes[0] == (6, 6)
-    assert sizes[-1] == (8, 8)
+    assert set(sizes[0:3]) == {(6, 6)}
+    assert set(sizes[-3:]) == {(8, 8)}
     assert all(output["label"].shape[1:] == output["pred"].shape[2:] == output["image"].shape[2:] for output in seen)
 
 
