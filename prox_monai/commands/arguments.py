@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 MODEL_EXAMPLE = "$nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
 
@@ -41,6 +42,21 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}.")
     return int(text)
+
+
+def fraction(text: str) -> float:
+    """Read a number in [0, 1].
+
+    Raises:
+        argparse.ArgumentTypeError: When it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number in [0, 1], got {text!r}.")
+    return value
 
 
 def positive(text: str) -> float:

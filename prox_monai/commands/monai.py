@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
+from prox_monai.commands.arguments import positive
 from prox_monai.commands.command import SUBNET, Command, extra
 
 
@@ -29,7 +30,8 @@ def _export_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="folder of a trained bundle")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--subnet", default="largest", metavar="NAME", help=f"{SUBNET}; default: %(default)s")
-    chosen.add_argument("--max-latency-ms", type=float, metavar="MS", help="the best subnet known within this budget")
+    help = "the best subnet known within this budget"
+    chosen.add_argument("--max-latency-ms", type=positive, metavar="MS", help=help)
     parser.add_argument("--ckpt-dir", metavar="FOLDER", help="of the trained model, default: models of the bundle")
     help = "configuration files that the training had beside train.json, such as configs/quick.json"
     parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help=help)

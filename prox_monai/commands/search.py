@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, count, model_arguments, positive
+from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, count, fraction, model_arguments, positive
 from prox_monai.commands.command import Command, device_argument, extra
 from prox_monai.export.formats import RUNTIMES
 
@@ -35,6 +35,7 @@ def _latency(arguments: argparse.Namespace) -> int:
         from prox_monai.search.latency import Conditions, Plan, measure_latencies
         from prox_monai.search.predictor import read_table
 
+    Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
     makes = {name: _maker(name, arguments.threads) for name in dict.fromkeys(arguments.runtime)}
     here = {name: Conditions.here(name, make, arguments.threads) for name, make in makes.items()}  # all there?
     model = load_trained(arguments.model, arguments.fold)
@@ -53,7 +54,7 @@ def _latency_arguments(parser: argparse.ArgumentParser) -> None:
     help = "one or more of %(choices)s; default: torch"
     parser.add_argument("--runtime", nargs="+", choices=RUNTIMES, default=["torch"], metavar="NAME", help=help)
     parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help="default: %(default)s")
-    help = "JSON lines; times it holds are not taken again"
+    help = "JSON lines; times it holds are not taken again; let nothing else run meanwhile"
     parser.add_argument("--output", required=True, metavar="FILE", help=help)
     help = "whole subnets that the predictor is fitted to, default: %(default)s"
     parser.add_argument("--fit", type=count, default=60, metavar="N", help=help)
@@ -107,7 +108,7 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="use a table of another device or version as it is")
     for name, help in _LIMITS.items():
         parser.add_argument(f"--max-{name.replace('_', '-')}", type=positive, metavar="N", help=help)
-    parser.add_argument("--min-dice", type=float, default=0.0, metavar="DICE", help="on the tuning half")
+    parser.add_argument("--min-dice", type=fraction, default=0.0, metavar="DICE", help="on the tuning half")
     help = "weighed against Dice; default: latency_ms with a table, else macs"
     parser.add_argument("--cost", choices=("latency_ms", "parameters", "macs", "memory_mb"), help=help)
     help = "subnets to try at most, default: %(default)s; a space of no more is enumerated"
@@ -133,6 +134,9 @@ def _subnet_latency(arguments: argparse.Namespace, model: TrainedModel) -> Subne
     from prox_monai.search.predictor import SubnetLatency, read_table, rows_by_conditions
 
     if arguments.latency_table is None:
+        given = [f"--{name}" for name in ("runtime", "threads", "force") if getattr(arguments, name)]
+        if given:
+            raise ValueError(f"{', '.join(given)} only says which latency table: give --latency-table, too.")
         return None
     asked = arguments.latency_table, arguments.runtime, arguments.threads
     kinds = {(conditions.runtime, conditions.threads) for conditions in rows_by_conditions(*asked)}
@@ -163,6 +167,7 @@ def _accuracy_table(predictors: Sequence[LatencyPredictor]) -> str:
 
 def _show(found: Found, output: Path, model: TrainedModel, latency: SubnetLatency | None) -> None:
     """Print the front and draw it."""
+    from prox_monai.integrations.nnunet.search import PICTURE
     from prox_monai.search.plots import pareto_picture
     from prox_monai.search.table import columns, interval_cell, row_cells
 
@@ -179,8 +184,8 @@ def _show(found: Found, output: Path, model: TrainedModel, latency: SubnetLatenc
         keys = {row["key"] for row in found.reporting}
         front = {row["name"] for row in found.tuning if row["key"] in keys}
         title = f"{len(found.tuning)} subnets on the tuning half of fold {model.fold}\n{latency.predictor.conditions}"
-        pareto_picture(found.tuning, output / "pareto.png", title=title, named=front if len(front) <= 5 else ())
-    print(f"In {output}: front.json, tuning.jsonl, reporting.jsonl{', pareto.png' if latency else ''}.")
+        pareto_picture(found.tuning, output / PICTURE, title=title, named=front if len(front) <= 5 else ())
+    print(f"In {output}: front.json, tuning.jsonl, reporting.jsonl{f', {PICTURE}' if latency else ''}.")
 
 
 COMMANDS = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import os
 import platform
 import statistics
 import time
@@ -19,6 +20,8 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+_INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "asimd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +218,19 @@ def _milliseconds(run: Callable[[], object], device: torch.device) -> float:
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def instruction_set() -> str:
+    """Return the widest instructions that runtimes may use, as far as the machine tells; processors share names.
+
+    oneDNN, with which torch and OpenVINO compute, is held to ``ONEDNN_MAX_CPU_ISA`` where that is set.
+    """
+    if limit := os.environ.get("ONEDNN_MAX_CPU_ISA"):
+        return f"at most {limit}"
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return next((name for name in _INSTRUCTIONS if name in flags), "")
 
 
 def device_name(device: torch.device | str) -> str:

@@ -37,6 +37,7 @@ def read_lines(path: str | Path) -> list[Row]:
     if not path.exists():
         return []
     rows, rest = _parse(path.read_bytes(), path)
+    _check_beginning(rest[:1], path)
     if rest and (last := _row(rest)) is not None:
         rows.append(last)
     elif rest:
@@ -59,7 +60,11 @@ def append_row(row: Mapping[str, Any], path: str | Path) -> None:
 
 
 def mend_lines(path: str | Path) -> None:
-    """Cut off what is left of a last line of JSON that was not written to its end, in a file that nobody writes now."""
+    """Cut off what is left of a last line of JSON that was not written to its end, in a file that nobody writes now.
+
+    Raises:
+        ValueError: When the file holds something else; it is not changed.
+    """
     path = Path(path)
     if path.exists():
         with path.open("r+b") as file:
@@ -144,8 +149,16 @@ def _row(line: bytes) -> Row | None:
     return row if isinstance(row, dict) else None
 
 
+def _check_beginning(first: bytes, path: Path) -> None:
+    """A file of something else has no row that could have been cut off."""
+    if first not in (b"", b"{"):
+        raise ValueError(f"{path} is no table of rows: it begins with {first!r}, not with '{{'.")
+
+
 def _mend(file: BufferedRandom) -> bytes:
     """Cut off what is left of a row that was not written to its end; returns what a complete one lacks."""
+    file.seek(0)
+    _check_beginning(file.read(1), Path(file.name))
     end = file.seek(0, os.SEEK_END)
     start = end
     while start > 0:

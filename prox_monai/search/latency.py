@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prox_monai.elastic import Supernet
-from prox_monai.evaluation.cost import device_name
+from prox_monai.evaluation.cost import device_name, instruction_set
 from prox_monai.evaluation.table import Row, append_row, read_lines
 from prox_monai.search.blocks import Block, all_blocks, blocks_of, module_of
 from prox_monai.search.sampling import random_subnets
@@ -50,7 +50,7 @@ class Conditions:
     Args:
         runtime: its name.
         version: of the runtime.
-        device: name of the processor, with the arithmetic where the runtime says it.
+        device: name of the processor, its widest instructions, and the arithmetic where the runtime says it.
         threads: CPU threads of one operation.
     """
 
@@ -69,7 +69,8 @@ class Conditions:
             threads: that ``make`` gives it.
         """
         probe = make(nn.Conv2d(1, 1, 3, padding=1), (1, 8, 8))
-        return cls(runtime, probe.version, f"{device_name('cpu')}, {probe.device}", threads)
+        device = ", ".join(filter(None, (device_name("cpu"), instruction_set(), probe.device)))
+        return cls(runtime, probe.version, device, threads)
 
     @classmethod
     def of(cls, row: Row) -> Conditions:

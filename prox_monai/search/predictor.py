@@ -179,7 +179,10 @@ def read_table(
     asked = [conditions for conditions in found if here in (None, conditions)]
     if len(asked) != 1:
         names = "; ".join(map(str, asked)) or "none"
-        raise ValueError(f"{path} must hold one table of what is asked for, say which: it holds {names}.")
+        raise ValueError(
+            f"{path} must hold one table of what is asked for, say which by --runtime and --threads, or give a file of "
+            f"one device and version: it holds {names}."
+        )
     return _predictor(asked[0], found[asked[0]])
 
 

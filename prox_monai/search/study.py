@@ -180,9 +180,14 @@ class _Scores:
         """Return the Pareto set of what was tried.
 
         Raises:
-            ValueError: When nothing has the least Dice asked for.
+            ValueError: When nothing that was tried meets the limits, or has the least Dice asked for.
         """
         tried, least = list(self._tried.values()), self.problem.min_dice
+        if not tried:
+            limits = " and ".join(f"{name} <= {limit:g}" for name, limit in self.problem.at_most.items())
+            cheapest = {name: min(costs[name] for costs in self._costs.values()) for name in self.problem.at_most}
+            told = ", ".join(f"{name} {value:g}" for name, value in cheapest.items())
+            raise ValueError(f"none of {len(self._costs)} subnets has {limits}; the least that any has is {told}.")
         good = [scored for scored in tried if scored.dice >= least]
         if not good:
             best = max(scored.dice for scored in tried)
@@ -286,6 +291,11 @@ def _opened(storage: str | Path | None) -> Any:
     lock.acquire()
     try:
         mend_lines(storage)
+    except ValueError as error:
+        raise ValueError(
+            f"storage must be an Optuna URL, such as sqlite:///study.db, or the path of a journal; {storage} is no "
+            f"journal."
+        ) from error
     finally:
         lock.release()
     return JournalStorage(JournalFileBackend(str(storage), lock_obj=lock))

@@ -155,3 +155,10 @@ def test_on_cuda():
     assert cost.latency(network, (1, 256, 256), device="cuda").device == torch.cuda.get_device_name()
     assert cost.peak_memory_bytes(network, (1, 256, 256), device="cuda") >= 9 * image
     assert network.weight.device.type == "cpu"
+
+
+def test_the_instruction_set_is_that_of_the_machine_or_its_limit(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    assert cost.instruction_set() in ("", *cost._INSTRUCTIONS)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2_VNNI")
+    assert cost.instruction_set() == "at most AVX2_VNNI"

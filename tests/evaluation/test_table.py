@@ -125,3 +125,13 @@ def test_a_claim_ends_with_its_process(tmp_path):
 def test_rows_are_plain_json(tmp_path):
     append_row({"key": "a", "value": None}, tmp_path / "rows.jsonl")
     assert json.loads((tmp_path / "rows.jsonl").read_text()) == {"key": "a", "value": None}
+
+
+@pytest.mark.parametrize("use", [read_lines, mend_lines, lambda path: append_row({"key": "a"}, path)])
+def test_a_file_of_something_else_is_left_alone(tmp_path, use):
+    """It has no row that was cut off."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"a note without a newline")
+    with pytest.raises(ValueError, match=r"rows.jsonl is no table of rows: it begins with b'a'"):
+        use(path)
+    assert path.read_bytes() == b"a note without a newline"

@@ -197,6 +197,31 @@ def test_a_search_that_was_broken_off_goes_on(tmp_path, make):
     assert third.asked == []
 
 
+@pytest.mark.parametrize("content", [b"SQLite format 3\0 and much more", b"my notes"])
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
+    """A database is given by its URL; its path is an easy slip."""
+    storage = tmp_path / "study.db"
+    storage.write_bytes(content)
+    with pytest.raises(ValueError, match=r"storage must be an Optuna URL, such as sqlite.*study.db is no journal"):
+        search(problem(SMALL), trials=4, storage=storage)
+    assert storage.read_bytes() == content
+
+
+@pytest.mark.parametrize("trials", [64, 10], ids=["enumerated", "evolved"])
+def test_limits_that_no_subnet_meets_at_once_are_named_with_what_there_is(trials):
+    """Each alone can be met."""
+
+    def at_odds(config):
+        found = costs(config)
+        return {**found, "memory_mb": 100 - found["latency_ms"]}
+
+    least, most = (costs(config)["latency_ms"] for config in (SMALL.smallest(), SMALL.largest()))
+    limits = {"latency_ms": least, "memory_mb": 100 - most}
+    wanted = Problem(SMALL, lambda config: config, at_odds, Score(), at_most=limits)
+    with pytest.raises(ValueError, match=r"none of \d+ subnets has latency_ms <= .* and memory_mb <= .*; the least"):
+        search(wanted, trials=trials)
+
+
 @pytest.mark.parametrize("lost", [1, 30])
 def test_a_journal_that_was_cut_off_goes_on(tmp_path, lost, monkeypatch):
     """By a crash: all that was scored before the last entry is kept, and the file stays readable."""

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from prox_monai.evaluation.cost import device_name
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.space import SubnetConfig
@@ -95,6 +98,8 @@ def choose(model: TrainedModel, choice: Choice, *, windows: int = 1, passes: int
         reason = f" ({choice.budget_s:g} s for {windows} windows of the largest case, passes per window: {passes})"
     row = best_within(rows, limit, reason)
     config, runtime = SubnetConfig.from_dict(row["config"]), row["latency"].get("runtime", "torch")
+    if not row["latency"]["device"].startswith(_devices()):
+        logger.warning("%s was measured elsewhere, on %s: here it may take longer.", config, row["latency"]["device"])
     logger.info("%s: Dice %.3f, %.3g ms per patch (%s)", config, row["dice"], row["latency_ms"], _conditions(row))
     return Chosen(config, runtime, row["latency_ms"], row["latency"]["threads"])
 
@@ -114,8 +119,8 @@ def read_table(path: str | Path, model: TrainedModel) -> list[Mapping[str, Any]]
     if path.suffix != ".json":
         rows = read_rows(path, model.digest)
     else:
-        front = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(front, dict) or front.get("latency") is None:
+        front = _read_front(path)
+        if front.get("latency") is None or "subnets" not in front:
             raise ValueError(f"{path} is no front.json of prox-monai search with a latency table.")
         if (theirs := front.get("model", model.digest)) != model.digest:
             raise ValueError(f"{path} is the front of another model ({theirs}, not {model.digest}); give another file.")
@@ -123,6 +128,19 @@ def read_table(path: str | Path, model: TrainedModel) -> list[Mapping[str, Any]]
     if not rows:
         raise FileNotFoundError(f"{path} holds no evaluated subnet; write it with prox-monai evaluate.")
     return rows
+
+
+def _read_front(path: Path) -> dict[str, Any]:
+    try:
+        front = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return front if isinstance(front, dict) else {}
+
+
+def _devices() -> tuple[str, ...]:
+    """Names of the processor and, if there is one, the GPU."""
+    return device_name("cpu"), *((device_name("cuda"),) if torch.cuda.is_available() else ())
 
 
 def best_within(rows: Sequence[Mapping[str, Any]], max_latency_ms: float, reason: str = "") -> Mapping[str, Any]:

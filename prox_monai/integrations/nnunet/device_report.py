@@ -33,7 +33,10 @@ def front_section(model: TrainedModel, path: Path) -> Section:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; prox-monai search writes front.json.")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     if "subnets" not in found or "at_most" not in found:
         raise ValueError(f"{path} is no front.json of prox-monai search.")
     if found.get("model", model.digest) != model.digest:
@@ -53,14 +56,21 @@ def front_section(model: TrainedModel, path: Path) -> Section:
     return Section("Search", (_asked(found), Table(head, tuple(lines), caption=_measured(found))))
 
 
-def exports_section(folders: Sequence[Path]) -> Section:
+def exports_section(model: TrainedModel, folders: Sequence[Path]) -> Section:
     """Return what was exported, as each folder's description says.
+
+    Args:
+        model: the trained model.
+        folders: of ``prox-monai export``.
 
     Raises:
         FileNotFoundError: When a folder holds no exported network.
-        ValueError: When one is not what its description says.
+        ValueError: When one is not what its description says, or of another model.
     """
     described = [(folder, read_description(folder)) for folder in folders]
+    for folder, description in described:
+        if (theirs := description.source.get("checkpoint", model.digest)) != model.digest:
+            raise ValueError(f"{folder} is of another model ({theirs}, not {model.digest}).")
     head = ("folder", "subnet", "format", "precision", "MB", "latency (ms)", "largest difference", "Dice lost")
     return Section(
         "Exports",

@@ -13,7 +13,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from prox_monai.evaluation.cost import latency, multiply_adds, parameters
+from prox_monai.evaluation.cost import device_name, latency, multiply_adds, parameters
 from prox_monai.integrations.nnunet.scoring import mean_dice
 from prox_monai.integrations.nnunet.trained import TrainedModel
 
@@ -38,6 +38,7 @@ def planned_network(model: TrainedModel, rows: Sequence[Mapping[str, Any]], stoc
         "parameters": parameters(network),
         "macs": multiply_adds(network, model.input_shape),
         "latency_ms": _latency_ms(network, model.input_shape, rows[0]["latency"]["threads"]),
+        "device": device_name("cpu"),
         "dice": None if stock is None else _validated_dice(stock, rows[0]["dice_per_case"]),
     }
 

@@ -67,7 +67,7 @@ def write_report(model: TrainedModel, wanted: Wanted, path: str | Path, environm
     find = model.multiply_adds().find
     subnets = {name: find(name) for name in dict.fromkeys(wanted.subnets or _worth_seeing(rows))}
     device = [front_section(model, wanted.front)] if wanted.front else []
-    device += [exports_section(wanted.exported)] if wanted.exported else []
+    device += [exports_section(model, wanted.exported)] if wanted.exported else []
     planned = planned_network(model, rows, wanted.stock)
     with tempfile.TemporaryDirectory() as folder:
         sections = [
@@ -236,9 +236,10 @@ def _phases_table(phases: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _about_planned(planned: Mapping[str, Any]) -> str:
+    measured = f"measured for this page on {planned['device']}"
     if planned["dice"] is None:
-        return "The dashed line is the latency of nnU-Net's planned network, measured for this page."
+        return f"The dashed line is the latency of nnU-Net's planned network, {measured}."
     return (
-        "The star is nnU-Net's planned network: the latency of one pass, measured for this page; its Dice is from "
-        "nnU-Net's own validation, which mirrors."
+        f"The star is nnU-Net's planned network: the latency of one pass, {measured}; its Dice is from nnU-Net's own "
+        f"validation, which mirrors."
     )

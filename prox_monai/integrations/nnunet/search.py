@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -18,10 +19,14 @@ from prox_monai.elastic.skeleton import build_skeleton
 from prox_monai.evaluation.memory import tensor_bytes
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.integrations.nnunet.trained import TrainedModel
-from prox_monai.integrations.nnunet.unseen import trained_evaluator
+from prox_monai.integrations.nnunet.unseen import check_conditions, trained_evaluator
 from prox_monai.search.predictor import SubnetLatency
 from prox_monai.search.study import Problem, Scored, search
 from prox_monai.space import SubnetConfig
+
+PICTURE = "pareto.png"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,7 @@ class Wanted:
     Args:
         cost: the cost that is weighed against Dice; latency where it is known, else multiply-adds, if not given.
         at_most: upper limits by name of the cost: ``latency_ms``, ``parameters``, ``macs``, ``memory_mb``.
-        min_dice: lower limit, on the tuning half.
+        min_dice: lower limit, on the tuning half, in [0, 1].
         trials: number of subnets to try at most.
         seed: of the search.
     """
@@ -73,7 +78,8 @@ def search_trained(
 
     In the output folder are ``tuning.jsonl`` and ``reporting.jsonl``, the rows of ``evaluate_subnets``, the study in
     ``study.log``, and ``front.json``. What is there already is not done again, a front of other limits is kept; several
-    processes and machines may work in one folder at once.
+    processes and machines may work in one folder at once. The rows of the reporting half are timed in torch, too, where
+    that compares with the times that are there.
 
     Args:
         model: the trained model.
@@ -95,7 +101,8 @@ def search_trained(
     output.mkdir(parents=True, exist_ok=True)
     tuning, reporting = output / "tuning.jsonl", output / "reporting.jsonl"
     evaluate = trained_evaluator(model, preprocessed, tuning, half="tuning", device=device, repeats=0)
-    report = trained_evaluator(model, preprocessed, reporting, half="reporting", device=device)
+    timed = {} if _may_be_timed(reporting, model, device) else {"repeats": 0}
+    report = trained_evaluator(model, preprocessed, reporting, half="reporting", device=device, **timed)
 
     def score(config: SubnetConfig) -> float:
         (row,) = evaluate([(config.name, config)])
@@ -128,6 +135,16 @@ def search_trained(
     )
     _write_front(found, output / "front.json", problem, latency, model.digest)
     return found
+
+
+def _may_be_timed(reporting: Path, model: TrainedModel, device: str) -> bool:
+    """Whether latencies that are taken here compare with those of a table; what is searched for does not need them."""
+    try:
+        check_conditions(reporting, model, device)
+    except ValueError as error:
+        logger.warning("subnets are not timed here: %s", error)
+        return False
+    return all(row["latency_ms"] is not None for row in read_rows(reporting, model.digest))
 
 
 def _problem(
@@ -176,7 +193,8 @@ def _with_latency(row: Mapping[str, Any], latency: SubnetLatency | None) -> dict
 def _write_front(found: Found, path: Path, problem: Problem, latency: SubnetLatency | None, model: str) -> None:
     """Write what was found; another process that writes the same at this moment does no harm.
 
-    The front of another question, with other limits for example, is kept under the name ``front-1.json``.
+    The front of another question, with other limits for example, is kept under the name ``front-1.json``, its picture
+    likewise.
     """
     subnets = [
         {
@@ -203,7 +221,10 @@ def _write_front(found: Found, path: Path, problem: Problem, latency: SubnetLate
     if path.exists():
         before = json.loads(path.read_text())
         if {name: before.get(name) for name in question} != question:
-            path.rename(next(free for i in count(1) if not (free := path.with_stem(f"{path.stem}-{i}")).exists()))
+            kept = next(free for i in count(1) if not (free := path.with_stem(f"{path.stem}-{i}")).exists())
+            path.rename(kept)
+            if (picture := path.with_name(PICTURE)).exists():
+                picture.rename(kept.with_name(f"{picture.stem}{kept.stem.removeprefix(path.stem)}{picture.suffix}"))
     about = {**question, "scored": len(found.tuning)}
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps({**about, "subnets": subnets}, indent=1))

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from prox_monai.evaluation.cost import device_name
 from prox_monai.integrations.nnunet.choice import Choice, Chosen, best_within, choose
 from prox_monai.space import SubnetConfig
 
@@ -81,9 +82,24 @@ def test_by_what_a_search_has_found(model, tmp_path):
     assert choose(model, Choice(max_latency_ms=3, table=front)) == Chosen(
         model.space.smallest(), "openvino-int8", 2.0, 1
     )
-    front.write_text(json.dumps({"latency": None, "subnets": [found]}))
-    with pytest.raises(ValueError, match="is no front.json of prox-monai search with a latency table"):
+    for content in ({"latency": None, "subnets": [found]}, {"latency": latency}, []):
+        front.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="is no front.json of prox-monai search with a latency table"):
+            choose(model, Choice(max_latency_ms=3, table=front))
+    front.write_text('{"latency": ')
+    with pytest.raises(ValueError, match="front.json is damaged: "):
         choose(model, Choice(max_latency_ms=3, table=front))
+
+
+def test_a_table_of_another_device_is_taken_with_a_warning(model, table, caplog):
+    choose(model, Choice(max_latency_ms=99, table=table))
+    assert "was measured elsewhere, on " in caplog.text
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    here = [row | {"latency": row["latency"] | {"device": f"{device_name('cpu')}, cpu"}} for row in rows]
+    table.write_text("".join(json.dumps(row) + "\n" for row in here))
+    caplog.clear()
+    choose(model, Choice(max_latency_ms=99, table=table))
+    assert "elsewhere" not in caplog.text
 
 
 def test_a_table_of_another_model_is_refused(varied, model, table):

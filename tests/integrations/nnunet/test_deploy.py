@@ -12,6 +12,7 @@ import torch
 
 from prox_monai.cli import main
 from prox_monai.commands import export
+from prox_monai.evaluation.cost import device_name
 from prox_monai.export.exported import load_exported
 from prox_monai.export.runtime import RuntimeNetwork
 from prox_monai.integrations.nnunet import deploy as module
@@ -185,7 +186,7 @@ def table(model, tmp_path) -> Path:
     """The smallest subnet takes a ten thousandth of a millisecond in int8, on three threads."""
     config = model.space.smallest()
     row = {"name": "a", "key": config.name, "model": model.digest, "config": config.to_dict(), "dice": 0.5}
-    latency = {"device": "cpu", "threads": 3, "runtime": "openvino-int8"}
+    latency = {"device": f"{device_name('cpu')}, cpu", "threads": 3, "runtime": "openvino-int8"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"latency_ms": 1e-4, "latency": latency}) + "\n")
     return tmp_path / "rows.jsonl"
 

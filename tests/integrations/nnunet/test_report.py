@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from prox_monai.commands import report as command
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.integrations.nnunet.deploy import deploy
+from prox_monai.integrations.nnunet.device_report import exports_section
 from prox_monai.integrations.nnunet.planned import planned_network
 from prox_monai.integrations.nnunet.report import Wanted, write_report
 from prox_monai.integrations.nnunet.unseen import evaluate_trained, preprocessed_folder
@@ -118,6 +120,12 @@ def test_a_search_and_exports_are_shown(model, table, tmp_path):
     (tmp_path / "front.json").write_text(json.dumps(front | {"model": "another"}))
     with pytest.raises(ValueError, match="is of another model"):
         write_report(model, wanted, tmp_path / "report.html", {})
+    (tmp_path / "front.json").write_text("{")
+    with pytest.raises(ValueError, match="front.json is damaged"):
+        write_report(model, wanted, tmp_path / "report.html", {})
+    other = dataclasses.replace(model, digest="another")
+    with pytest.raises(ValueError, match=f"exported is of another model .{model.digest}, not another"):
+        exports_section(other, [tmp_path / "exported"])
     (tmp_path / "front.json").write_text("{}")
     with pytest.raises(ValueError, match="is no front.json of prox-monai search"):
         write_report(model, wanted, tmp_path / "report.html", {})

@@ -131,6 +131,26 @@ def test_other_limits_reuse_the_scores(small_model, preprocessed, tmp_path):
     fronts = [json.loads((tmp_path / name).read_text()) for name in ("front-1.json", "front.json")]
     assert [front["at_most"] for front in fronts] == [{}, {"macs": limit}]
     assert {front["model"] for front in fronts} == {small_model.digest}
+    (tmp_path / "pareto.png").write_bytes(b"of the second")
+    search_trained(small_model, Wanted(min_dice=1e-9, trials=100), preprocessed, tmp_path)
+    assert (tmp_path / "pareto-2.png").read_bytes() == b"of the second"
+
+
+def test_another_machine_goes_on_without_taking_times(small_model, preprocessed, tmp_path, caplog):
+    """Its times would not compare with those that are there."""
+    costs = sorted(map(small_model.multiply_adds(), small_model.space))
+    search_trained(small_model, Wanted(at_most={"macs": costs[3]}, trials=100), preprocessed, tmp_path)
+    reporting = tmp_path / "reporting.jsonl"
+    rows = read_lines(reporting)
+    elsewhere = [row | {"latency": row["latency"] | {"device": "another"}} for row in rows]
+    reporting.write_text("".join(json.dumps(row) + "\n" for row in elsewhere))
+    found = search_trained(small_model, Wanted(trials=100), preprocessed, tmp_path)
+    assert "subnets are not timed here:" in caplog.text
+    times = {row["key"]: row["latency_ms"] for row in found.reporting}
+    assert len(times) > len(rows)
+    assert all(times.get(row["key"], row["latency_ms"]) == row["latency_ms"] for row in rows)
+    assert {value for key, value in times.items() if key not in {row["key"] for row in rows}} == {None}
+    assert len(search_trained(small_model, Wanted(trials=100), preprocessed, tmp_path).reporting) == len(times)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +161,7 @@ def test_other_limits_reuse_the_scores(small_model, preprocessed, tmp_path):
         (("--max-macs", "1e3"), "no subnet has macs <= 1000; the smallest has "),
         (("--max-memory-mb", 1e-3), "no subnet has memory_mb <= 0.001; the smallest has "),
         (("--min-dice", 1.0), "subnets has dice >= 1; the best has "),
+        (("--runtime", "torch", "--force"), "--runtime, --force only says which latency table: give --latency-table"),
         (("--latency-table", "none.jsonl"), "none.jsonl does not exist; prox-monai latency writes a latency table"),
     ],
 )
@@ -169,6 +190,13 @@ def test_numbers_must_be_numbers(cli, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli("search", "folder", "--output", tmp_path, "--max-params", "many")
     assert "argument --max-params: must be a number > 0, got 'many'." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("least", ["86", "nan", "-0.1", "much"])
+def test_a_least_dice_is_a_fraction(cli, tmp_path, capsys, least):
+    with pytest.raises(SystemExit):
+        cli("search", "folder", "--output", tmp_path, f"--min-dice={least}")
+    assert f"argument --min-dice: must be a number in [0, 1], got '{least}'." in capsys.readouterr().err
 
 
 def test_the_space_is_that_of_the_trained_subnets(small_model):
