@@ -154,7 +154,7 @@ def download_decathlon(task: str, root: str | PathLike[str]) -> Path:
         from monai.apps import DecathlonDataset as MonaiDecathlon
         from monai.apps import download_and_extract
     except ImportError as error:
-        raise ImportError('Downloading needs MONAI: pip install "prox_monai[monai]".') from error
+        raise ImportError('Downloading needs MONAI: pip install "prox-monai[monai]".') from error
     if task not in MonaiDecathlon.resource:
         raise ValueError(f"task must be one of {', '.join(MonaiDecathlon.resource)}, not {task}.")
     root = Path(root)

@@ -65,6 +65,17 @@ def test_evaluation_is_of_the_reporting_half(trained_hippocampus, tmp_path):
     assert (tmp_path / "subnets.png").is_file()
 
 
+def test_a_budget_chooses_among_what_the_search_has_found(trained_hippocampus, tmp_path):
+    known = read_rows(Path(trained_hippocampus.override["ckpt_dir"], "subnets.jsonl"))
+    limit = sorted(row["latency_ms"] for row in known)[len(known) // 2]
+    best = max((row for row in known if row["latency_ms"] <= limit), key=lambda row: (row["score"], -row["latency_ms"]))
+    names = ("train", "train.json", "evaluate.json")
+    trained_hippocampus.run(*names, max_latency_ms=limit, output_dir=str(tmp_path))
+    (row,) = read_rows(tmp_path / "subnets.jsonl")
+    assert row["key"] == best["key"]
+    assert row["data"] != best["data"]  # the other half
+
+
 def test_search_writes_rows_of_named_and_random_subnets(trained_hippocampus):
     table = Path(trained_hippocampus.override["ckpt_dir"], "subnets.jsonl")
     rows = read_rows(table)

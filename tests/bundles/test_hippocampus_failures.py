@@ -134,9 +134,31 @@ def test_a_wrong_setting_leaves_the_old_training_alone(hippocampus, refusal):
     training = Path(hippocampus.override["ckpt_dir"], "training")
     training.mkdir(parents=True)
     (training / "checkpoint_epoch=3.pt").write_text("")
-    for wrong in ({"dataset_dir": "/nowhere"}, {"epochs": 2}, {"fold": 9}):
+    for wrong in (
+        {"dataset_dir": "/nowhere"},
+        {"epochs": 2},
+        {"fold": 9},
+        {"space::sections": 5},
+        {"architecture::channels": [0, 8]},
+        {"patch": [16, 16, 15]},
+    ):
         refusal(lambda wrong=wrong: hippocampus.begin(*TRAIN, overwrite=True, **wrong))
         assert (training / "checkpoint_epoch=3.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            {"patch": [16, 16, 15]},
+            "patch must be multiples of [2, 2, 2], the product of strides per axis, got",
+        ),
+        ({"space::resolution": [0.99, 1.0]}, "resolution 1 and 0.99 both lead to an input of"),
+        ({"space::resolution": [0.1, 1.0]}, "resolution 0.1 leaves a single voxel at the bottleneck"),
+    ],
+)
+def test_a_patch_that_the_network_cannot_take(hippocampus, refusal, override, message):
+    assert message in refusal(lambda: hippocampus.begin(*TRAIN, **override))
 
 
 def test_cases_of_another_fold_are_not_unseen(trained_hippocampus, refusal):

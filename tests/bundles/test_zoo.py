@@ -108,6 +108,8 @@ def test_steps_of_the_zoo(bundle, environment, tmp_path):
     given = [shutil.copy(file, tmp_path) for file in schema.glob("meta_schema_20240725.json")]
     command = [environment / "bin" / "python", "-c", CHECK, copy, given[0] if given else "", environment]
     run(command, cwd=copy, env=variables | {"OMP_NUM_THREADS": "1"})
+    if not given:
+        pytest.skip("all but verify_metadata: the schema of the metadata is not here")
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)

@@ -10,7 +10,7 @@ from prox_monai.data import download_decathlon
 
 @pytest.fixture
 def apps():
-    return pytest.importorskip("monai.apps", reason='needs pip install "prox_monai[monai]"')
+    return pytest.importorskip("monai.apps", reason='needs pip install "prox-monai[monai]"')
 
 
 def test_download_extracts_the_verified_archive(apps, monkeypatch, tmp_path):
@@ -50,5 +50,5 @@ def test_download_of_an_unknown_task(apps, tmp_path):
 
 def test_download_without_monai_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "monai.apps", None)
-    with pytest.raises(ImportError, match=r'pip install "prox_monai\[monai\]"'):
+    with pytest.raises(ImportError, match=r'pip install "prox-monai\[monai\]"'):
         download_decathlon("Task04_Hippocampus", tmp_path)

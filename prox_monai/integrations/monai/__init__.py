@@ -14,16 +14,18 @@ _NEEDED = {
     "fire": "fire",
     "nibabel": "nibabel",
     "PIL": "pillow",
+    "scipy": "scipy",
     "sklearn": "scikit-learn",
     "matplotlib": "matplotlib",
     "tensorboard": "tensorboard",
 }
-_missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
-if _missing:
+if _missing := [package for module, package in _NEEDED.items() if find_spec(module) is None]:
     raise ImportError(f'MONAI bundles need {", ".join(_missing)}: pip install "prox-monai[monai]".')
 
+from prox_monai.elastic import check_resolutions  # noqa: E402
 from prox_monai.integrations.monai.bundle import (  # noqa: E402
     check_bundle_root,
+    check_patch,
     check_trained,
     check_unfinished,
     images_of,
@@ -62,6 +64,8 @@ __all__ = [
     "balancing_weights",
     "calibration_images",
     "check_bundle_root",
+    "check_patch",
+    "check_resolutions",
     "check_trained",
     "check_unfinished",
     "class_folder_split",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from prox_monai.elastic import Architecture, check_resolutions
+from prox_monai.space import SearchSpace
 
 FINAL = "model.pt"
 ABOUT = "about.json"
@@ -36,6 +39,21 @@ def check_bundle_root(bundle_root: str | Path, name: str | None = None) -> None:
             f"bundle_root must be the folder of the bundle {name!r}, got {str(bundle_root)!r} in {Path.cwd()}, which "
             f"is that of {found!r}; run in the bundle's folder, or give --bundle_root."
         )
+
+
+def check_patch(patch: Sequence[int], architecture: Architecture, space: SearchSpace) -> None:
+    """Check that a network that goes down and up again takes a patch, at every resolution of a space.
+
+    Raises:
+        ValueError: When the patch is not made of whole strides, two resolutions lead to the same size, or one leaves a
+            single voxel at the bottleneck.
+    """
+    stride = tuple(architecture.stride)
+    if len(patch) != len(stride) or any(n < 1 or n % s for n, s in zip(patch, stride, strict=False)):
+        raise ValueError(
+            f"patch must be multiples of {list(stride)}, the product of strides per axis, got {list(patch)}."
+        )
+    check_resolutions(space.resolution, patch, stride)
 
 
 def check_unfinished(

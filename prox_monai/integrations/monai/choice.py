@@ -42,6 +42,9 @@ class SubnetChoice:
         for name, least in (("per_bucket", 0), ("buckets", 1)):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
                 raise ValueError(f"{name} must be an integer >= {least}, got {getattr(self, name)!r}.")
+        limit = self.max_latency_ms
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit >= 0):
+            raise ValueError(f"max_latency_ms must be a number >= 0 or null, got {limit!r}.")
         if self.max_latency_ms and self.per_bucket:
             raise ValueError(
                 f"max_latency_ms runs one subnet, per_bucket samples many: give one, got {self.max_latency_ms} and "

@@ -179,7 +179,7 @@ def _installed(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError as error:
-        raise ImportError(f"a plain U-Net becomes nnU-Net's network class: pip install {package}") from error
+        raise ImportError(f'a plain U-Net becomes nnU-Net\'s, in {package}: pip install "prox-monai[monai]"') from error
 
 
 def _labels_of(regions: list[int], labels: list[int]) -> str:

@@ -49,6 +49,7 @@ class SubnetSamplingHandler:
         input_shape: ``(C, *spatial)`` of one image or patch, for multiply-adds and latency.
         choice: says which subnets are run, a :class:`~prox_monai.integrations.monai.SubnetChoice` for example.
         table: JSON lines that rows are appended to; no table where it is None. Rows of other weights are moved aside.
+        known: another table, of a search for example, from which a latency budget chooses.
         calibration: training images ``(B, C, *spatial)`` on which statistics of BatchNorm are re-estimated.
         statistics: file that they are kept in, for ``SubnetNetwork``.
 
@@ -63,6 +64,7 @@ class SubnetSamplingHandler:
         *,
         choice: Callable[[MultiplyAdds, list[dict[str, Any]]], list[Named]] = _LARGEST,
         table: str | Path | None = None,
+        known: str | Path | None = None,
         calibration: Tensor | None = None,
         statistics: str | Path | None = None,
     ) -> None:
@@ -75,6 +77,7 @@ class SubnetSamplingHandler:
         self.input_shape = tuple(input_shape)
         self.choice = choice
         self.table = Path(table) if table else None
+        self.known = Path(known) if known else None
         self.calibration = calibration
         self.statistics = Path(statistics) if statistics else None
         self.rows: list[dict[str, Any]] = []
@@ -119,7 +122,7 @@ class SubnetSamplingHandler:
             normalised = {config.name for config in read_statistics(self.statistics, self._model)}
             done = {key: row for key, row in done.items() if key in normalised}
         chosen = dict[str, Named]()
-        for name, config in self.choice(self._costs, known):
+        for name, config in self.choice(self._costs, [*known, *self._rows_elsewhere()]):
             chosen.setdefault(self._canonical(config).name, (name, config))
         rows = [done[key] | {"name": name} for key, (name, _) in chosen.items() if key in done]
         return [named for key, named in chosen.items() if key not in done], rows
@@ -203,6 +206,12 @@ class SubnetSamplingHandler:
             self.table.rename(aside)
             logger.info("%s holds rows of other weights and is now %s", self.table, aside.name)
         return [] if others else rows
+
+    def _rows_elsewhere(self) -> list[dict[str, Any]]:
+        """Rows of these weights in another table."""
+        if self.known is None or self.known == self.table or not self.known.exists():
+            return []
+        return [row for row in read_rows(self.known) if row["model"] == self._model]
 
     def _keep_statistics(self, config: SubnetConfig, network: nn.Module) -> None:
         """Share the first rank's statistics, and write them down where they are to be kept."""

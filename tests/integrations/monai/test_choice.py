@@ -122,3 +122,9 @@ def test_a_training_validates_the_largest_of_its_phase(plain_family, costs):
     for epoch in range(schedule.total_epochs):
         training.begin_epoch(epoch)
         assert choice(costs, []) == [("largest", schedule.phase_at(epoch).largest())]
+
+
+@pytest.mark.parametrize("limit", [-1, float("nan"), "fast", True])
+def test_a_budget_is_a_number(limit):
+    with pytest.raises(ValueError, match=r"max_latency_ms must be a number >= 0 or null, got "):
+        SubnetChoice(max_latency_ms=limit)
