@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 unexport $(filter nnUNet_% PROX_CONFIG,$(.VARIABLES))
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint bench bench-ranking bench-bundles bench-oct bench-reversible bench-auto3dseg bench-deploy bench-search bench-step clean
+.PHONY: help test demo lint bench bench-ranking bench-bundles bench-oct bench-reversible bench-auto3dseg bench-deploy bench-compression bench-search bench-step clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -41,8 +41,12 @@ bench-reversible: $(INSTALLED) ## measure what reversible blocks save
 bench-auto3dseg: $(INSTALLED) ## prox in Auto3DSeg on the hippocampus, quick settings: DATA=<folder of the Decathlon's tasks>
 	$(BIN)/python benchmarks/auto3dseg.py --data "$(DATA)" $(if $(OUTPUT),--output "$(OUTPUT)")
 
-bench-deploy: $(INSTALLED) ## a subnet for a device beside nnU-Net's planned network: MODEL=<folder that ProXTrainer trained>
-	$(BIN)/python benchmarks/deploy.py --model "$(MODEL)" $(if $(OUTPUT),--output "$(OUTPUT)")
+bench-deploy: $(INSTALLED) ## a subnet for a device beside nnU-Net's planned network: MODEL=<folder that ProXTrainer trained>, FOLD=<n>
+	$(BIN)/python benchmarks/deploy.py --model "$(MODEL)" $(if $(FOLD),--fold $(FOLD)) $(if $(OUTPUT),--output "$(OUTPUT)")
+
+bench-compression: $(INSTALLED) ## a subnet in int8, fine-tuned, and both: MODEL=<folder that ProXTrainer trained>, FOLD=<n>, SUBNET=<name>
+	$(BIN)/python benchmarks/compression.py --model "$(MODEL)" $(if $(FOLD),--fold $(FOLD)) $(if $(SUBNET),--subnet "$(SUBNET)") \
+	  $(if $(OUTPUT),--output "$(OUTPUT)")
 
 bench-search: $(INSTALLED) ## search among millions of subnets against random ones, with a synthetic Dice
 	$(BIN)/python benchmarks/search.py front

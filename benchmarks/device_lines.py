@@ -130,7 +130,7 @@ def _deploy_lines(result: Mapping[str, Any]) -> list[str]:
     only = f" with no other instructions than those of {limit} (`ONEDNN_MAX_CPU_ISA`)" if limit else ""
     return [
         "",
-        f"`make bench-deploy MODEL=...` on {machine['device']}{only}: {result['dataset']}, one patch, {threads} "
+        f"`make bench-deploy MODEL=... FOLD=1` on {machine['device']}{only}: {result['dataset']}, one patch, {threads} "
         f"thread{'s' * (threads > 1)}, all in one run. Chosen on the tuning half, of {result['tuning']['subnets']} "
         f"subnets that a search tried, was `{result['subnet']}`, within 0.01 Dice of the largest and the fastest in "
         f"int8 of the ten cheapest. On the other {reported['cases']} unseen cases the largest has "
@@ -139,6 +139,60 @@ def _deploy_lines(result: Mapping[str, Any]) -> list[str]:
         f"PyTorch, {planned['openvino-int8'] / chosen['openvino-int8']:.1f} times less than that in int8.",
         "",
         *markdown(("network", "parameters", "multiply-adds", *RUNTIMES), "lrrrrrr", rows),
+        "",
+        *markdown(("bar", "", "measured", "met"), "lrrl", _deploy_bars(result)),
+    ]
+
+
+def _deploy_bars(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """What a subnet for a device is held to, in the terms of one run."""
+    networks, reported = result["networks"], result["reporting"]
+    planned, largest, chosen = (networks[name] for name in ("planned", "largest", "chosen"))
+    times = chosen["latency_ms"]["openvino-int8"]
+    given_up = reported["largest"] - reported["chosen"]
+    bars = [
+        ("times as fast in int8 as the planned network in PyTorch", 40, planned["latency_ms"]["torch"] / times),
+        ("times as fast as the planned network, both in int8", 8, planned["latency_ms"]["openvino-int8"] / times),
+        ("times fewer multiply-adds than the largest subnet", 10, largest["macs"] / chosen["macs"]),
+        ("times fewer parameters than the largest subnet", 10, largest["parameters"] / chosen["parameters"]),
+    ]
+    most = [
+        ("Dice below the largest subnet, reporting half", 0.01, given_up),
+        ("Dice that int8 costs, reporting half", 0.005, reported["chosen"] - reported["int8"]),
+    ]
+    return [(name, f">= {bar}", f"{value:.1f}", _met(value >= bar)) for name, bar, value in bars] + [
+        (name, f"<= {bar}", f"{value:.4f}", _met(value <= bar)) for name, bar, value in most
+    ]
+
+
+def _met(yes: bool) -> str:
+    return "yes" if yes else "no"
+
+
+def compression_lines(results: Path) -> list[str]:
+    """Return the lines on what int8 and fine-tuning cost and give, if they were measured."""
+    if (result := _read(results / "compression.json")) is None:
+        return []
+    machine, threads = result["machine"], result["threads"]
+    rows = [
+        (name, "refused: " + row["refused"], "", "", "")
+        if "refused" in row
+        else (
+            name,
+            f"{row['dice_tuning']:.4f}",
+            f"{row['dice_reporting']:.4f}",
+            f"{row['latency_ms']:.1f} ms",
+            f"{row['megabytes']:.2f} MB",
+        )
+        for name, row in result["ways"].items()
+    ]
+    return [
+        "",
+        f"`{result['command']}` on {machine['device']} ({machine['instructions']}), {threads} "
+        f"thread{'s' * (threads > 1)}: `{result['subnet']}` for OpenVINO, in several ways; mean Dice on the half of "
+        f"the unseen cases that decides and on the {result['cases']} of the other half, latency of one patch, size.",
+        "",
+        *markdown(("way", "Dice, tuning half", "Dice, reporting half", "latency", "size"), "lrrrr", rows),
     ]
 
 
@@ -153,22 +207,24 @@ def search_lines(results: Path) -> list[str]:
         ]
         lines += [
             "",
-            f"`python benchmarks/search.py latency`: latency that `prox-monai latency` predicts from blocks against "
-            f"that of whole subnets held out, {latency['machine']['device']}, {latency['machine']['threads']} thread:",
+            f"`python benchmarks/search.py latency MODEL_FOLDER --fold 1`: latency that `prox-monai latency` predicts "
+            f"from blocks against that of whole subnets held out, {latency['machine']['device']}, "
+            f"{latency['machine']['threads']} thread:",
             "",
             *markdown(("runtime", "subnets held out", "mean error", "Kendall's tau"), "lrrr", rows),
         ]
     if (fronts := _read(results / "search_front.json")) is not None:
         lines += [
             "",
-            f"`python benchmarks/search.py front`: search among {fronts['space_size']:,} subnets with a synthetic Dice "
+            f"`make bench-search`: search among {fronts['space_size']:,} subnets with a synthetic Dice "
             f"{_against_random(fronts['rows'])}.",
         ]
     if (searched := _read(results / "search_model.json")) is not None:
         search, throughput = searched["search"], searched["throughput"]
         lines += [
             "",
-            f"`python benchmarks/search.py model`: `prox-monai search` of {search['space_size']:,} subnets with a "
+            f"`python benchmarks/search.py model MODEL_FOLDER --fold 1` on {searched['machine']['device']}, "
+            f"{searched['machine']['threads']} thread: `prox-monai search` of {search['space_size']:,} subnets with a "
             f"limit scored {search['scored']} in {search['seconds'] / 60:.1f} minutes; `prox-monai evaluate "
             f"--no-latency` takes {throughput['ratio']:.2f} times what the networks alone take. With the Dice of the "
             f"trained subnets on the tuning half the search {_against_random(searched['fronts'])}.",

@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from comparison.markdown import markdown
-from device_lines import auto3dseg_lines, deploy_lines, oct_lines, reversible_lines, search_lines
+from device_lines import auto3dseg_lines, compression_lines, deploy_lines, oct_lines, reversible_lines, search_lines
 
 from prox_monai.evaluation.multiply_adds import ALIASES
 
@@ -230,30 +232,54 @@ def bundle_lines() -> list[str]:
     if not path.exists():
         return []
     result = json.loads(path.read_text())
-    rows = []
-    for name, bundle in result.items():
-        cases, spent = bundle["cases"], bundle["train_seconds"]
-        drawn, scores = bundle["random"], {alias: bundle["named"][alias]["score"] for alias in ALIASES}
-        of = f"{cases['measured']} {'unseen' if cases['unseen'] else 'training'} cases"
-        rows.append(
-            (
-                name,
-                f"{bundle['data']}, {of}",
-                f"{bundle['machine']['device']}, {bundle['machine']['threads']} threads",
-                "" if spent is None else f"{spent / 60:.1f} min",
-                *(_number(scores[alias]) for alias in ALIASES),
-                f"{drawn['mean']:.3f} ({drawn['min']:.3f} to {drawn['max']:.3f})",
-            )
-        )
-    header = ("bundle", "data", "processor", "training", *ALIASES, "random subnets: mean (least to most)")
+    header = ("bundle", "data", "processor", *ALIASES, "random subnets: mean (least to most)")
     count = max(bundle["random"]["subnets"] for bundle in result.values())
+    steps = list(dict.fromkeys(step for bundle in result.values() for step in bundle["seconds"]))
     return [
         "",
-        f"`make bench-bundles`: MONAI bundles with their quick settings, one seed, mean Dice; {count} random subnets; "
-        f"training is the whole command, with its start and its validations.",
+        f"`make bench-bundles`: MONAI bundles with their quick settings, one seed; mean Dice, for the classifier "
+        f"balanced accuracy; {count} random subnets.",
         "",
-        *markdown(header, "lllrrrrr", rows),
+        *markdown(header, "lllrrrr", [_bundle_row(name, bundle) for name, bundle in result.items()]),
+        "",
+        "Minutes of each command, with its start; all images are predicted, by the smallest subnet and by the best "
+        "within the median latency of those known, and what is written has the geometry of the image:",
+        "",
+        *markdown(
+            ("bundle", *steps, "predictions", "labels"),
+            "l" + "r" * len(steps) + "rl",
+            [_steps_row(name, bundle, steps) for name, bundle in result.items()],
+        ),
+        "",
+        "By class, the largest subnet: " + "; ".join(_classes(name, bundle) for name, bundle in result.items()) + ".",
     ]
+
+
+def _bundle_row(name: str, bundle: Mapping[str, Any]) -> tuple[str, ...]:
+    cases, drawn = bundle["cases"], bundle["random"]
+    of = f"{cases['measured']} {'unseen' if cases['unseen'] else 'training'} cases"
+    return (
+        name,
+        f"{bundle['data']}, {of}",
+        f"{bundle['machine']['device']}, {bundle['machine']['threads']} threads",
+        *(_number(bundle["named"][alias]["score"]) for alias in ALIASES),
+        f"{drawn['mean']:.3f} ({drawn['min']:.3f} to {drawn['max']:.3f})",
+    )
+
+
+def _steps_row(name: str, bundle: Mapping[str, Any], steps: Sequence[str]) -> tuple[str, ...]:
+    seconds = [bundle["seconds"].get(step) for step in steps]
+    written = bundle.get("predicted", {}).get("smallest", {"images": "", "labels": ""})
+    labels = ", ".join(map(str, written["labels"]))
+    return name, *("" if s is None else f"{s / 60:.1f}" for s in seconds), str(written["images"]), labels
+
+
+def _classes(name: str, bundle: Mapping[str, Any]) -> str:
+    """Dice of each region, or recall of each class."""
+    largest = bundle["named"]["largest"]
+    values = next(iter(largest["per_class"].values()), None) or largest["metrics"]["val_recall"]
+    names = bundle["classes"][-len(values) :]
+    return f"{name} " + ", ".join(f"{each} {_number(value)}" for each, value in zip(names, values, strict=True))
 
 
 def table() -> str:
@@ -261,6 +287,7 @@ def table() -> str:
     lines = [
         *demo_table(),
         *deploy_lines(RESULTS),
+        *compression_lines(RESULTS),
         *search_lines(RESULTS),
         *bundle_lines(),
         *oct_lines(RESULTS),

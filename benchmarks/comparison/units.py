@@ -88,7 +88,8 @@ class Unit:
 
     def _completed(self, begun: Mapping[str, Any]) -> dict[str, Any]:
         """Fill in the settings that came later, with what was meant before there were any."""
-        return dict(begun) if self.method.stock else {**resolved_settings({"preset": begun["preset"]}), **begun}
+        known = {} if self.method.stock else resolved_settings({"preset": begun["preset"]})
+        return {**begun, **{name: value for name, value in known.items() if name not in begun}}
 
     @property
     def settings_file(self) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 pytest.importorskip("monai", reason='needs pip install "prox-monai[monai]"')
@@ -28,42 +30,61 @@ def bundles(monkeypatch, tmp_path):
 
 @pytest.fixture
 def commands(bundles, monkeypatch) -> list[tuple[list[str], list[str]]]:
-    """What would be run; the evaluation leaves rows as it would."""
+    """What would be run; each leaves what it would."""
     made = []
 
     def run(folder, configs, options):
         made.append((list(configs), list(options)))
-        if "evaluate" in configs:
+        if configs[-1] in ("search", "evaluate"):
             clock = {"device": "processor", "threads": 1, "torch": "2"}
-            common = {"parameters": 1, "macs": 1, "latency_ms": 1.0, "latency": clock, "cases": 4, "per_class": {}}
+            common = {"parameters": 1, "macs": 1, "latency_ms": 1.0, "latency": clock, "cases": 4, "metrics": {}}
+            common["per_class"] = {"val_mean_dice": [0.81, 0.79]}
             names = {"smallest": 0.7, "middle": 0.8, "largest": 0.9, "d1-w1-k3-r1": 0.75, "d2-w1-k3-r1": 0.85}
-            (folder / "eval").mkdir(exist_ok=True)
+            table = folder / ("eval" if configs[-1] == "evaluate" else "models") / "subnets.jsonl"
+            table.parent.mkdir(exist_ok=True)
             lines = [json.dumps({"name": n, "key": n, "score": score, **common}) for n, score in names.items()]
-            (folder / "eval" / "subnets.jsonl").write_text("\n".join(lines) + "\n")
+            table.write_text("\n".join(lines) + "\n")
+        if configs[0] == "inference":
+            given = dict(zip(options[::2], options[1::2], strict=True))
+            output = Path(given["--output_dir"])
+            output.mkdir(parents=True)
+            for path in Path(given["--dataset_dir"], "imagesTr").iterdir():
+                image = nib.load(path)
+                label = np.zeros(image.shape, np.uint8)
+                label[0] = 2
+                nib.save(nib.Nifti1Image(label, image.affine), output / path.name.replace(".nii", "_seg.nii"))
 
     monkeypatch.setattr(bundles, "run", run)
+    monkeypatch.setattr(bundles, "export", lambda folder: made.append((["export"], [str(folder)])))
     return made
+
+
+STEPS = ["quick", "search", "evaluate", "quick", "quick", "export"]
 
 
 def test_few_cases_all_train(bundles, commands, tmp_path):
     data = write_synthetic_decathlon(tmp_path / "data" / "Task04_Hippocampus", cases=2, size=(12, 12, 12))
     arguments = ["--data", str(tmp_path / "data"), "--bundles", "hippocampus", "--output", str(tmp_path / "runs")]
     assert bundles.main(arguments) == 0
-    assert [configs for configs, _ in commands] == [["train", "quick"], ["train", "quick", "evaluate"]]
-    assert all(options[:4] == ["--dataset_dir", str(data), "--fold", "all"] for _, options in commands)
+    assert [configs[-1] for configs, _ in commands] == STEPS
+    assert all(options[:4] == ["--dataset_dir", str(data), "--fold", "all"] for _, options in commands[:3])
+    assert commands[4][1][-2:] == ["--max_latency_ms", "1.0"]
     result = json.loads(bundles.RESULTS.read_text())["hippocampus"]
-    assert result["cases"] == {"all": 2, "measured": 4, "unseen": False}
+    assert result["cases"] == {"measured": 4, "unseen": False}
     assert result["random"] == pytest.approx({"subnets": 2, "mean": 0.8, "min": 0.75, "max": 0.85})
-    (line,) = [line for line in bundles.update_readme.bundle_lines() if line.startswith("| hippocampus")]
-    assert "4 training cases" in line
-    assert "0.700 | 0.800 | 0.900 | 0.800 (0.750 to 0.850)" in line
+    assert result["predicted"]["within"] == {"images": 2, "labels": [0, 2]}
+    text = "\n".join(bundles.update_readme.bundle_lines())
+    assert "4 training cases" in text
+    assert "0.700 | 0.800 | 0.900 | 0.800 (0.750 to 0.850)" in text
+    assert "| 2 | 0, 2 |" in text
+    assert "hippocampus anterior hippocampus 0.810, posterior hippocampus 0.790." in text
 
 
-def test_what_is_trained_is_not_trained_again(bundles, commands, tmp_path):
+def test_what_is_done_is_not_done_again(bundles, commands, tmp_path):
     write_synthetic_decathlon(tmp_path / "data" / "Task04_Hippocampus", cases=12, size=(12, 12, 12))
     arguments = ["--data", str(tmp_path / "data"), "--bundles", "hippocampus", "--output", str(tmp_path / "runs")]
     assert bundles.main(arguments) == bundles.main(arguments) == 0
-    assert [configs[-1] for configs, _ in commands] == ["quick", "evaluate", "evaluate"]
+    assert [configs[-1] for configs, _ in commands] == STEPS
     assert "--fold" not in commands[0][1]
 
 
@@ -74,7 +95,21 @@ def test_a_training_that_was_broken_off_goes_on(bundles, commands, tmp_path):
     (folder / "models" / "training" / "checkpoint_epoch=5.pt").write_text("")
     result = bundles.measure("hippocampus", tmp_path / "data" / "Task04_Hippocampus", folder, 1)
     assert commands[0][1][-2:] == ["--resume", "true"]
-    assert result["train_seconds"] is None  # nobody knows what it took in all
+    assert result["seconds"]["train"] is None  # nobody knows what it took in all
+
+
+def test_a_prediction_of_another_geometry_is_an_error(bundles, commands, monkeypatch, tmp_path):
+    write_synthetic_decathlon(tmp_path / "data" / "Task04_Hippocampus", cases=2, size=(12, 12, 12))
+    stand_in = bundles.run
+
+    def run(folder, configs, options):
+        stand_in(folder, configs, options)
+        for path in folder.glob("eval/smallest/*.nii.gz"):
+            nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), path)
+
+    monkeypatch.setattr(bundles, "run", run)
+    with pytest.raises(ValueError, match="has another geometry than the image"):
+        bundles.measure("hippocampus", tmp_path / "data" / "Task04_Hippocampus", tmp_path / "runs", 1)
 
 
 def test_data_that_are_not_there(bundles, tmp_path, capsys):

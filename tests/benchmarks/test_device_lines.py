@@ -33,6 +33,7 @@ def test_without_results_there_are_no_lines(tmp_path):
         device_lines.auto3dseg_lines,
         device_lines.oct_lines,
         device_lines.deploy_lines,
+        device_lines.compression_lines,
         device_lines.search_lines,
         device_lines.reversible_lines,
     ):
@@ -49,7 +50,11 @@ def test_deploy(results):
             "threads": 1,
             "machine": {"device": "a processor", "instructions": "AVX2"},
             "tuning": {"subnets": 62},
-            "networks": {"planned": row(5_600_000, 19_140_000_000, 1), "chosen": row(170_000, 360_000_000, 10)},
+            "networks": {
+                "planned": row(5_600_000, 19_140_000_000, 1),
+                "largest": row(1_600_000, 4_000_000_000, 2),
+                "chosen": row(170_000, 360_000_000, 10),
+            },
             "reporting": {"cases": 20, "largest": 0.869, "chosen": 0.862, "int8": 0.861},
         },
     )
@@ -58,6 +63,32 @@ def test_deploy(results):
     assert "on a processor with no other instructions than those of AVX2" in text
     assert "1 thread, all in one run" in text
     assert "| chosen | 0.17 M | 0.36 G | 30.0 ms | 25.0 ms | 20.0 ms | 5.0 ms |" in text
+    assert "in PyTorch | >= 40 | 60.0 | yes |" in text
+    assert "both in int8 | >= 8 | 10.0 | yes |" in text
+    assert "multiply-adds than the largest subnet | >= 10 | 11.1 | yes |" in text
+    assert "parameters than the largest subnet | >= 10 | 9.4 | no |" in text
+    assert "below the largest subnet, reporting half | <= 0.01 | 0.0070 | yes |" in text
+    assert "int8 costs, reporting half | <= 0.005 | 0.0010 | yes |" in text
+
+
+def test_compression(results):
+    folder, write = results
+    way = {"dice_tuning": 0.8704, "dice_reporting": 0.861, "latency_ms": 8.44, "megabytes": 1.474}
+    write(
+        "compression",
+        {
+            "command": "python benchmarks/compression.py --fold 1",
+            "machine": {"device": "a processor", "instructions": "avx2"},
+            "threads": 1,
+            "cases": 20,
+            "subnet": "d1-w.25-k3-r1",
+            "ways": {"int8": way, "int8, trained with it": {"refused": "the drop is too large"}},
+        },
+    )
+    text = "\n".join(device_lines.compression_lines(folder))
+    assert "on a processor (avx2), 1 thread: `d1-w.25-k3-r1`" in text
+    assert "| int8 | 0.8704 | 0.8610 | 8.4 ms | 1.47 MB |" in text
+    assert "| int8, trained with it | refused: the drop is too large |" in text
 
 
 def test_auto3dseg_beside_segresnet(results):
@@ -87,6 +118,7 @@ def test_search(results):
     write(
         "search_model",
         {
+            "machine": {"device": "a processor", "threads": 1},
             "search": {"space_size": 65536, "scored": 300, "seconds": 300.0},
             "throughput": {"ratio": 1.08},
             "fronts": seeds[:1],

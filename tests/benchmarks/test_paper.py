@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import ANY
 
+import compression
 import deploy
 import paper
 import pytest
@@ -69,7 +70,7 @@ def finished(tmp_path_factory) -> SimpleNamespace:
 
 
 def results_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    for module in (paper, ranking, update_readme):
+    for module in (compression, paper, ranking, update_readme):
         patch.setattr(module, "RESULTS", folder)
     patch.setattr(update_readme, "write_readme", lambda: None)
 
@@ -116,6 +117,24 @@ def test_a_subnet_for_a_device_is_chosen_and_none_scored_again(finished, monkeyp
     assert first[1]["chosen"] >= first[1]["largest"] - deploy.WITHIN
     assert deploy.choose(model, 3, finished.folder / "search", 1)[1] == first[1] | {"chosen": ANY}
     assert (finished.folder / "search" / "tuning.jsonl").read_text() == rows
+
+
+def test_a_subnet_is_compressed_in_several_ways(finished, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("nncf")
+    monkeypatch.setenv("nnUNet_preprocessed", str(finished.output / "nnUNet_preprocessed"))
+    ways = compression.ways(1, 0.1)
+    assert ways["int8, trained with it"].finetune == 1
+    monkeypatch.setattr(compression, "ways", lambda *_: {name: ways[name] for name in ("fp32", "int8, fine-tuned")})
+    folder = Workplace(finished.arguments[1], finished.output, "cpu").fold_folder(unit(finished, "plus")).parent
+    arguments = ["--model", str(folder), "--fold", "1", "--output", str(tmp_path / "out")]
+    assert compression.main(arguments) == 0
+    found = json.loads((finished.folder / "results" / "compression.json").read_text())
+    assert found["ways"]["fp32"]["steps"] == []
+    assert found["ways"]["int8, fine-tuned"]["steps"] == ["fine-tuned for 1 steps", "quantised after training"]
+    assert all(row["latency_ms"] > 0 and 0 <= row["dice_reporting"] <= 1 for row in found["ways"].values())
+    assert "| int8, fine-tuned |" in capsys.readouterr().out
+    monkeypatch.setattr(compression, "deploy", None)
+    assert compression.main(arguments) == 0
 
 
 def test_again_nothing_is_done(finished, monkeypatch):
