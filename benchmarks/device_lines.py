@@ -58,30 +58,42 @@ def _auto3dseg_lines(result: Mapping[str, Any]) -> list[str]:
 def oct_lines(results: Path) -> list[str]:
     """Return the lines on the OCT classifier, for the settings and data that were measured."""
     sizes = {
-        "oct": "quick settings",
-        "oct_full": "own size",
-        "oct_synthetic": "quick settings, synthetic images of four classes (`--data synthetic`)",
+        "oct": ("make bench-oct", "quick settings"),
+        "oct_full": ("python benchmarks/oct.py --data DIR --full", "own size"),
+        "oct_synthetic": (
+            "python benchmarks/oct.py --data synthetic --folds 0 --methods plus",
+            "quick settings, synthetic images of four classes",
+        ),
     }
-    found = ((name, size, _read(results / f"{name}.json")) for name, size in sizes.items())
-    return [line for name, size, result in found if result is not None for line in _oct_lines(name, size, result)]
+    found = ((name, *about, _read(results / f"{name}.json")) for name, about in sizes.items())
+    return [line for *about, result in found if result is not None for line in _oct_lines(*about, result)]
 
 
-def _oct_lines(name: str, size: str, result: Mapping[str, Any]) -> list[str]:
+def _oct_lines(name: str, command: str, size: str, result: Mapping[str, Any]) -> list[str]:
     methods, machine, latency = result["methods"], result["machine"], result["latency_buckets"]
     subnets = max(row["random"]["subnets"] for row in methods.values())
-    header = ("method", "folds", "training", "÷ PS", "random subnets: mean (least to most)", "largest, pooled (95 %)")
+    shared = ", ".join(map(str, result["shared_folds"])) or "none"
+    header = (
+        "method",
+        "folds",
+        "training",
+        "÷ PS",
+        "random subnets: mean (least to most)",
+        f"mean, fold {shared} alone",
+        "largest, pooled (95 %)",
+    )
     means = latency["mean_balanced_accuracy"]
     return [
         "",
-        f"`make bench-oct`: methods on the OCT classifier, {result['images']} images, folds grouped by patient, the "
+        f"`{command}`: methods on the OCT classifier, {result['images']} images, folds grouped by patient, the "
         f"bundle's {size}, {result['epochs']} epochs each; {machine['device']}, threads: {machine['threads']}. "
         f"Balanced accuracy (chance 0.25) on unseen images of {subnets} random subnets, each averaged over the folds, "
         f"and of the largest over the images of all folds with a bootstrap over patients; training per fold, without "
-        f"validation, against progressive shrinking (PS):",
+        f"validation, against progressive shrinking (PS); methods compare on the folds that all have:",
         "",
-        *markdown(header, "lrrrrr", (_oct_cells(method, row) for method, row in methods.items())),
+        *markdown(header, "lrrrrrr", (_oct_cells(method, row) for method, row in methods.items())),
         "",
-        "The random subnets by latency:",
+        "The random subnets by latency, each method over its own folds:",
         "",
         *markdown(
             ("method", *(f"{low:.1f} to {high:.1f} ms" for low, high in latency["milliseconds"])),
@@ -101,6 +113,7 @@ def _oct_cells(method: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['train_seconds'] / 60:.1f} min",
         "" if ratio is None else f"{ratio:.2f}",
         f"{drawn['mean']:.3f} ({drawn['min']:.3f} to {drawn['max']:.3f})",
+        _score(row["random_mean_of_shared_folds"]),
         f"{largest['balanced_accuracy']:.3f} ({largest['low']:.3f} to {largest['high']:.3f})",
     )
 
@@ -207,8 +220,9 @@ def search_lines(results: Path) -> list[str]:
         ]
         lines += [
             "",
-            f"`python benchmarks/search.py latency MODEL_FOLDER --fold 1`: latency that `prox-monai latency` predicts "
-            f"from blocks against that of whole subnets held out, {latency['machine']['device']}, "
+            f"`python benchmarks/search.py latency MODEL_FOLDER --fold 1 --runtime "
+            f"{' '.join(table['runtime'] for table in tables)}`: latency that `prox-monai latency` predicts from "
+            f"blocks against that of whole subnets held out, {latency['machine']['device']}, "
             f"{latency['machine']['threads']} thread:",
             "",
             *markdown(("runtime", "subnets held out", "mean error", "Kendall's tau"), "lrrr", rows),

@@ -232,26 +232,32 @@ def bundle_lines() -> list[str]:
     if not path.exists():
         return []
     result = json.loads(path.read_text())
-    header = ("bundle", "data", "processor", *ALIASES, "random subnets: mean (least to most)")
+    header = ("bundle", "data", "processor", "training", *ALIASES, "random subnets: mean (least to most)")
     count = max(bundle["random"]["subnets"] for bundle in result.values())
-    steps = list(dict.fromkeys(step for bundle in result.values() for step in bundle["seconds"]))
     return [
         "",
         f"`make bench-bundles`: MONAI bundles with their quick settings, one seed; mean Dice, for the classifier "
-        f"balanced accuracy; {count} random subnets.",
+        f"balanced accuracy; {count} random subnets; training is the whole command, with its start and validations.",
         "",
-        *markdown(header, "lllrrrr", [_bundle_row(name, bundle) for name, bundle in result.items()]),
-        "",
-        "Minutes of each command, with its start; all images are predicted, by the smallest subnet and by the best "
-        "within the median latency of those known, and what is written has the geometry of the image:",
-        "",
-        *markdown(
-            ("bundle", *steps, "predictions", "labels"),
-            "l" + "r" * len(steps) + "rl",
-            [_steps_row(name, bundle, steps) for name, bundle in result.items()],
-        ),
+        *markdown(header, "lllrrrrr", [_bundle_row(name, bundle) for name, bundle in result.items()]),
         "",
         "By class, the largest subnet: " + "; ".join(_classes(name, bundle) for name, bundle in result.items()) + ".",
+        *_predicted_lines({name: bundle for name, bundle in result.items() if "predicted" in bundle}),
+    ]
+
+
+def _predicted_lines(result: Mapping[str, Any]) -> list[str]:
+    """What the bundles that were measured whole took and wrote."""
+    if not result:
+        return []
+    steps = list(dict.fromkeys(step for bundle in result.values() for step in bundle["seconds"]))
+    rows = [_steps_row(name, bundle, steps) for name, bundle in result.items()]
+    return [
+        "",
+        "Each command, with its start; all images are predicted, by the smallest subnet and by the best "
+        "within the median latency of those known, and each prediction was checked against its image:",
+        "",
+        *markdown(("bundle", *steps, "predictions", "labels"), "l" + "r" * len(steps) + "rl", rows),
     ]
 
 
@@ -262,16 +268,20 @@ def _bundle_row(name: str, bundle: Mapping[str, Any]) -> tuple[str, ...]:
         name,
         f"{bundle['data']}, {of}",
         f"{bundle['machine']['device']}, {bundle['machine']['threads']} threads",
+        _minutes(bundle["seconds"]["train"]),
         *(_number(bundle["named"][alias]["score"]) for alias in ALIASES),
         f"{drawn['mean']:.3f} ({drawn['min']:.3f} to {drawn['max']:.3f})",
     )
 
 
 def _steps_row(name: str, bundle: Mapping[str, Any], steps: Sequence[str]) -> tuple[str, ...]:
-    seconds = [bundle["seconds"].get(step) for step in steps]
-    written = bundle.get("predicted", {}).get("smallest", {"images": "", "labels": ""})
-    labels = ", ".join(map(str, written["labels"]))
-    return name, *("" if s is None else f"{s / 60:.1f}" for s in seconds), str(written["images"]), labels
+    written = bundle["predicted"]["smallest"]
+    seconds = (_minutes(bundle["seconds"].get(step)) for step in steps)
+    return name, *seconds, str(written["images"]), ", ".join(map(str, written["labels"]))
+
+
+def _minutes(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds / 60:.1f} min"
 
 
 def _classes(name: str, bundle: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,17 +24,27 @@ Results = Sequence[Mapping[str, Any]]
 def summarise(results: Results) -> dict[str, Any]:
     """Return a row per method, balanced accuracy by latency, and the units without subnets and predictions."""
     left_out = ("subnets", "largest", "environment")
+    methods = dict.fromkeys(result["method"] for result in results)
+    folds = [{result["fold"] for result in results if result["method"] == method} for method in methods]
+    shared = set.intersection(*folds)
     return {
         "images": len({image["case"] for result in results for image in result["largest"]}),
         "machine": {**results[-1]["environment"], "device": devices(results)},
-        "methods": {name: method_row(name, results) for name in dict.fromkeys(r["method"] for r in results)},
+        "shared_folds": sorted(shared),
+        "methods": {name: method_row(name, results, shared) for name in methods},
         "latency_buckets": by_latency(results),
         "units": [{key: value for key, value in r.items() if key not in left_out} for r in results],
     }
 
 
-def method_row(method: str, results: Results) -> dict[str, Any]:
-    """Return time and balanced accuracy of a method over its folds; a random subnet counts once, its folds' mean."""
+def method_row(method: str, results: Results, shared: Collection[int]) -> dict[str, Any]:
+    """Return time and balanced accuracy of a method over its folds; a random subnet counts once, its folds' mean.
+
+    Args:
+        method: which.
+        results: of all units.
+        shared: the folds of all methods, on which alone they compare.
+    """
     runs = [result for result in results if result["method"] == method]
     base = {_timed_training(result): result["train_seconds"] for result in results if result["method"] == BASELINE}
     ratios = [run["train_seconds"] / base[_timed_training(run)] for run in runs if _timed_training(run) in base]
@@ -42,11 +52,13 @@ def method_row(method: str, results: Results) -> dict[str, Any]:
     for run in runs:
         for key, *_, score in run["subnets"]:
             per_subnet.setdefault(key, []).append(score)
+    compared = [score for run in runs if run["fold"] in shared for *_, score in run["subnets"]]
     return {
         "folds": sorted(run["fold"] for run in runs),
         "train_seconds": statistics.fmean(run["train_seconds"] for run in runs),
         "train_seconds_ratio": statistics.fmean(ratios) if ratios else None,
         "random": distribution([statistics.fmean(scores) for scores in per_subnet.values()]),
+        "random_mean_of_shared_folds": _mean(compared),
         "named": {alias: statistics.fmean(run["named"][alias] for run in runs) for alias in ALIASES},
         "largest_pooled": pooled([image for run in runs for image in run["largest"]]),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 
 MODEL_EXAMPLE = "$nnUNet_results/Dataset004_Hippocampus/ProXTrainer__nnUNetPlans__3d_fullres"
 
@@ -50,13 +51,7 @@ def fraction(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: When it is none.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be a number in [0, 1], got {text!r}.")
-    return value
+    return _number(text, "in [0, 1]", lambda value: 0 <= value <= 1)
 
 
 def positive(text: str) -> float:
@@ -65,10 +60,14 @@ def positive(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: When it is none.
     """
+    return _number(text, "> 0", lambda value: 0 < value < math.inf)
+
+
+def _number(text: str, allowed: str, fits: Callable[[float], bool]) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number > 0, got {text!r}.")
+        value = math.nan  # fits nowhere
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"must be a number {allowed}, got {text!r}.")
     return value

@@ -125,6 +125,7 @@ def test_search(results):
         },
     )
     text = "\n".join(device_lines.search_lines(folder))
+    assert "`python benchmarks/search.py latency MODEL_FOLDER --fold 1 --runtime openvino`" in text
     assert "| openvino | 50 | 3.1% | 0.962 |" in text
     assert "among 8,503,056 subnets" in text
     assert "for 1 of 2 seeds; of the random subnets' front it beats or equals 50% to 100%" in text
@@ -168,6 +169,7 @@ def test_oct(results):
         "train_seconds": 450.0,
         "train_seconds_ratio": None,
         "random": {"subnets": 30, "mean": 0.612, "min": 0.571, "max": 0.655},
+        "random_mean_of_shared_folds": 0.598,
         "largest_pooled": {"balanced_accuracy": 0.634, "low": 0.55, "high": 0.71},
     }
     latency = {
@@ -178,6 +180,7 @@ def test_oct(results):
         "epochs": 30,
         "images": 208,
         "machine": {"device": "a processor", "threads": 2},
+        "shared_folds": [0],
         "methods": {"plus": row, "progressive_shrinking": row | {"folds": [0], "train_seconds_ratio": 1.0}},
         "latency_buckets": latency,
     }
@@ -185,7 +188,8 @@ def test_oct(results):
     text = "\n".join(device_lines.oct_lines(folder))
     assert "208 images, folds grouped by patient, the bundle's quick settings, 30 epochs each" in text
     assert "a processor, threads: 2." in text
-    assert "| `plus` | 2 | 7.5 min |  | 0.612 (0.571 to 0.655) | 0.634 (0.550 to 0.710) |" in text
+    assert "| `plus` | 2 | 7.5 min |  | 0.612 (0.571 to 0.655) | 0.598 | 0.634 (0.550 to 0.710) |" in text
+    assert "| mean, fold 0 alone |" in text
     assert "| `progressive_shrinking` | 1 | 7.5 min | 1.00 |" in text
     assert "| method | 2.0 to 3.1 ms | 3.2 to 7.0 ms |" in text
     assert "| `progressive_shrinking` | 0.580 |  |" in text

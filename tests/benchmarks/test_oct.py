@@ -127,10 +127,11 @@ def test_synthetic_images_are_made_once(finished):
 
 def test_a_subnet_counts_once_however_many_folds(finished):
     units = results(finished)
-    row = method_row("plus", units)
+    row = method_row("plus", units, {0})
     scores = [[score for *_, score in unit["subnets"]] for unit in units if unit["method"] == "plus"]
     means = [sum(pair) / 2 for pair in zip(*scores, strict=True)]
     assert row["random"]["mean"] == pytest.approx(sum(means) / 3)
+    assert row["random_mean_of_shared_folds"] == pytest.approx(sum(scores[0]) / 3)
     assert (row["random"]["min"], row["random"]["max"]) == pytest.approx((min(means), max(means)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 
 from prox_monai.evaluation.cost import device_name
 from prox_monai.evaluation.subnets import read_rows
+from prox_monai.integrations.nnunet.search import read_front
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.space import SubnetConfig
 
@@ -119,7 +119,7 @@ def read_table(path: str | Path, model: TrainedModel) -> list[Mapping[str, Any]]
     if path.suffix != ".json":
         rows = read_rows(path, model.digest)
     else:
-        front = _read_front(path)
+        front = read_front(path)
         if front.get("latency") is None or "subnets" not in front:
             raise ValueError(f"{path} is no front.json of prox-monai search with a latency table.")
         if (theirs := front.get("model", model.digest)) != model.digest:
@@ -128,14 +128,6 @@ def read_table(path: str | Path, model: TrainedModel) -> list[Mapping[str, Any]]
     if not rows:
         raise FileNotFoundError(f"{path} holds no evaluated subnet; write it with prox-monai evaluate.")
     return rows
-
-
-def _read_front(path: Path) -> dict[str, Any]:
-    try:
-        front = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return front if isinstance(front, dict) else {}
 
 
 def _devices() -> tuple[str, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prox_monai.export.description import Description, read_description
+from prox_monai.integrations.nnunet.search import read_front
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.report.page import Section, Table
 from prox_monai.search.table import interval_cell
@@ -33,10 +33,7 @@ def front_section(model: TrainedModel, path: Path) -> Section:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; prox-monai search writes front.json.")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    found = read_front(path)
     if "subnets" not in found or "at_most" not in found:
         raise ValueError(f"{path} is no front.json of prox-monai search.")
     if found.get("model", model.digest) != model.digest:

@@ -137,6 +137,19 @@ def search_trained(
     return found
 
 
+def read_front(path: Path) -> dict[str, Any]:
+    """Return what a ``front.json`` holds, nothing where it is something else.
+
+    Raises:
+        ValueError: When it is damaged.
+    """
+    try:
+        front = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return front if isinstance(front, dict) else {}
+
+
 def _may_be_timed(reporting: Path, model: TrainedModel, device: str) -> bool:
     """Whether latencies that are taken here compare with those of a table; what is searched for does not need them."""
     try:
