@@ -29,7 +29,7 @@ bench-ranking: $(INSTALLED) ## after bench: subnets of the supernet against the 
 	$(BIN)/python benchmarks/ranking.py $(if $(DATA),--data "$(DATA)") $(if $(THREADS),--threads $(THREADS)) \
 		$(if $(FULL),--full) $(if $(OUTPUT),--output "$(OUTPUT)")
 
-bench-bundles: $(INSTALLED) ## train and measure the segmentation bundles with quick settings: DATA=<folder of the Decathlon's tasks>
+bench-bundles: $(INSTALLED) ## train and measure the bundles with quick settings: DATA=<folder of the data sets>
 	$(BIN)/python benchmarks/bundles.py --data "$(DATA)" $(if $(OUTPUT),--output "$(OUTPUT)")
 
 bench-oct: $(INSTALLED) ## compare trainings of the OCT classifier on five folds, hours: DATA=<folder of classes>

@@ -11,7 +11,7 @@ benchmarks/device.yaml, `--fold 1`. One thread, one run:
 1. A search on the tuning half of the unseen cases finds subnets with few multiply-adds whose Dice is within 0.01 of the
    largest's; of the ten with the fewest, the one that OpenVINO runs fastest in int8 is chosen.
 2. It is exported for OpenVINO in int8 and in 32 bits, for ONNX Runtime, and by torch.export, each compared with the
-   plain network.
+   plain network; the largest is exported as a stock nnU-Net folder, whose logits are compared as well.
 3. Chosen, largest, and the network that nnU-Net plans are timed per patch in all runtimes, taking turns in each.
 4. What is reported was not chosen on: Dice of the largest, of the chosen, and of its int8 form on the reporting half.
 
@@ -26,6 +26,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,19 @@ import update_readme
 from comparison.command import run
 from comparison.summary import write_json
 from comparison.workplace import environment
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 from tqdm import tqdm
 
 from prox_monai.evaluation.cost import device_name, multiply_adds, parameters
 from prox_monai.export.exported import load_exported
+from prox_monai.export.parity import compare
 from prox_monai.export.runtimes import RUNTIMES, make_runtime
 from prox_monai.export.timing import side_by_side
 from prox_monai.integrations.nnunet.calibration import cases_of
 from prox_monai.integrations.nnunet.compression import Compression
 from prox_monai.integrations.nnunet.deploy import deploy
+from prox_monai.integrations.nnunet.export import export_stock
 from prox_monai.integrations.nnunet.planned import planned_module
 from prox_monai.integrations.nnunet.scoring import CaseScorer, mean_dice
 from prox_monai.integrations.nnunet.search import Wanted, search_trained
@@ -87,6 +91,9 @@ def measure(arguments: argparse.Namespace) -> None:
     result = {
         "dataset": model.plans["dataset_name"],
         "model": model.digest,
+        "fold": model.fold,
+        "subnets": model.space.size(),
+        "resolution": list(model.space.resolution),
         "subnet": chosen.name,
         "tuning": tuned,
         "networks": {
@@ -98,6 +105,7 @@ def measure(arguments: argparse.Namespace) -> None:
             for name, network in networks.items()
         },
         "exported": exported,
+        "stock": stock_parity(model, arguments.output / f"stock_{model.digest}"),
         "reporting": reported(model, networks, arguments.output / chosen.name / "openvino-int8"),
         "threads": arguments.threads,
         "machine": {"device": device_name("cpu"), "instructions": os.environ.get(INSTRUCTIONS), **environment()},
@@ -150,6 +158,23 @@ def export(model: TrainedModel, config: SubnetConfig, form: str, output: Path) -
     if description.subnet != config.name:
         raise ValueError(f"{folder} holds {description.subnet}, not {config.name}; remove it.")
     return dict(description.checks)
+
+
+def stock_parity(model: TrainedModel, folder: Path) -> dict[str, Any]:
+    """Compare the largest subnet with itself as nnU-Net reads it from a stock model folder, on patches of unseen cases.
+
+    Args:
+        model: the trained family.
+        folder: of the export, which is made unless it is there.
+    """
+    config = model.space.largest()
+    if not folder.exists():
+        export_stock([model], config, folder)
+    predictor = nnUNetPredictor(device=torch.device("cpu"))
+    predictor.initialize_from_trained_model_folder(str(folder), (model.fold,), "checkpoint_final.pth")
+    predictor.network.load_state_dict(predictor.list_of_parameters[0])
+    plain, patches = model.supernet.extract(config).eval(), cases_of(model, os.environ).parity_patches()
+    return {"subnet": config.name, "parity": asdict(compare(plain, predictor.network.eval(), patches))}
 
 
 def timed(networks: Mapping[str, nn.Module], shape: Sequence[int], threads: int) -> dict[str, dict[str, float]]:

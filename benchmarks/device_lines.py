@@ -11,6 +11,7 @@ from comparison.markdown import markdown
 
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.export.formats import RUNTIMES
+from prox_monai.export.parity import TOLERANCE
 
 
 def auto3dseg_lines(results: Path) -> list[str]:
@@ -58,7 +59,7 @@ def _auto3dseg_lines(result: Mapping[str, Any]) -> list[str]:
 def oct_lines(results: Path) -> list[str]:
     """Return the lines on the OCT classifier, for the settings and data that were measured."""
     sizes = {
-        "oct": ("make bench-oct", "quick settings"),
+        "oct": ("make bench-oct", "quick settings, which were chosen on folds 0 and 1"),
         "oct_full": ("python benchmarks/oct.py --data DIR --full", "own size"),
         "oct_synthetic": (
             "python benchmarks/oct.py --data synthetic --folds 0 --methods plus",
@@ -83,17 +84,19 @@ def _oct_lines(name: str, command: str, size: str, result: Mapping[str, Any]) ->
         "largest, pooled (95 %)",
     )
     means = latency["mean_balanced_accuracy"]
+    by_fold = f"fold {shared} alone" if result["shared_folds"] else "each method over its own folds"
     return [
         "",
-        f"`{command}`: methods on the OCT classifier, {result['images']} images, folds grouped by patient, the "
-        f"bundle's {size}, {result['epochs']} epochs each; {machine['device']}, threads: {machine['threads']}. "
+        f"`{command}`: methods on the OCT classifier, {result['images']} unseen images in all folds together, "
+        f"grouped by patient; the bundle's {size}, {result['epochs']} epochs each, "
+        f"{_listed(result['pixels'])} pixels; {machine['device']}, threads: {machine['threads']}. "
         f"Balanced accuracy (chance 0.25) on unseen images of {subnets} random subnets, each averaged over the folds, "
         f"and of the largest over the images of all folds with a bootstrap over patients; training per fold, without "
         f"validation, against progressive shrinking (PS); methods compare on the folds that all have:",
         "",
         *markdown(header, "lrrrrrr", (_oct_cells(method, row) for method, row in methods.items())),
         "",
-        "The random subnets by latency, each method over its own folds:",
+        f"The random subnets by latency, {by_fold}:",
         "",
         *markdown(
             ("method", *(f"{low:.1f} to {high:.1f} ms" for low, high in latency["milliseconds"])),
@@ -143,13 +146,15 @@ def _deploy_lines(result: Mapping[str, Any]) -> list[str]:
     only = f" with no other instructions than those of {limit} (`ONEDNN_MAX_CPU_ISA`)" if limit else ""
     return [
         "",
-        f"`make bench-deploy MODEL=... FOLD=1` on {machine['device']}{only}: {result['dataset']}, one patch, {threads} "
-        f"thread{'s' * (threads > 1)}, all in one run. Chosen on the tuning half, of {result['tuning']['subnets']} "
-        f"subnets that a search tried, was `{result['subnet']}`, within 0.01 Dice of the largest and the fastest in "
-        f"int8 of the ten cheapest. On the other {reported['cases']} unseen cases the largest has "
-        f"{reported['largest']:.3f}, the chosen one {reported['chosen']:.3f}, in int8 {reported['int8']:.3f}. In int8 "
-        f"it takes {planned['torch'] / chosen['openvino-int8']:.0f} times less time than nnU-Net's planned network in "
-        f"PyTorch, {planned['openvino-int8'] / chosen['openvino-int8']:.1f} times less than that in int8.",
+        f"`make bench-deploy MODEL=... FOLD={result['fold']}` on {machine['device']}{only}: {result['dataset']}, a "
+        f"family of {result['subnets']:,} subnets at {_listed(result['resolution'])} of the resolution, one patch, "
+        f"{threads} thread{'s' * (threads > 1)}, all in one run. Chosen on the tuning half, of "
+        f"{result['tuning']['subnets']} subnets that a search tried, was `{result['subnet']}`, within 0.01 Dice of the "
+        f"largest and the fastest in int8 of the ten cheapest. On the other {reported['cases']} unseen cases the "
+        f"largest has {reported['largest']:.3f}, the chosen one {reported['chosen']:.3f}, in int8 "
+        f"{reported['int8']:.3f}. In int8 it takes {planned['torch'] / chosen['openvino-int8']:.0f} times less time "
+        f"than nnU-Net's planned network in PyTorch, {planned['openvino-int8'] / chosen['openvino-int8']:.1f} times "
+        f"less than that in int8.",
         "",
         *markdown(("network", "parameters", "multiply-adds", *RUNTIMES), "lrrrrrr", rows),
         "",
@@ -173,9 +178,49 @@ def _deploy_bars(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         ("Dice below the largest subnet, reporting half", 0.01, given_up),
         ("Dice that int8 costs, reporting half", 0.005, reported["chosen"] - reported["int8"]),
     ]
-    return [(name, f">= {bar}", f"{value:.1f}", _met(value >= bar)) for name, bar, value in bars] + [
-        (name, f"<= {bar}", f"{value:.4f}", _met(value <= bar)) for name, bar, value in most
+    return [
+        *((name, f">= {bar}", f"{value:.1f}", _met(value >= bar)) for name, bar, value in bars),
+        *((name, f"<= {bar}", f"{value:.4f}", _met(value <= bar)) for name, bar, value in most),
+        *_parity_bars(result),
     ]
+
+
+def _parity_bars(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """What each form in 32 bits differs by, where the stock folder was compared as well."""
+    if "stock" not in result:
+        return []
+    forms = {form: checks["parity"] for form, checks in result["exported"].items() if form.endswith("fp32")}
+    forms["stock nnU-Net folder"] = result["stock"]["parity"]
+    shares = {form: parity["max_difference"] / parity["max_logit"] for form, parity in forms.items()}
+    return [
+        (
+            f"difference of a logit ÷ the largest, {form}, {forms[form]['patches']} unseen patches",
+            f"<= {TOLERANCE:.0e}",
+            f"{share:.0e}",
+            _met(share <= TOLERANCE),
+        )
+        for form, share in shares.items()
+    ]
+
+
+def memory_format_lines(results: Path) -> list[str]:
+    """Return the lines on the layout of kernels, for each capability that was measured."""
+    lines = []
+    for path in sorted(results.glob("memory_format_*.json")):
+        result = _read(path)
+        pairs = {name: (times["channels last"], times["as they are"]) for name, times in result["seconds"].items()}
+        said = "; ".join(f"{name} {a:.3f} s instead of {b:.3f} s ({a / b - 1:+.0%})" for name, (a, b) in pairs.items())
+        lines += [
+            "",
+            f"`python benchmarks/memory_format.py` on {result['machine']['device']} ({result['capability']}), threads: "
+            f"{result['threads']}: a step of forward and backward pass with 3-D kernels channels last, {said}.",
+        ]
+    return lines
+
+
+def _listed(values: Sequence[float]) -> str:
+    *first, last = (f"{value:g}" for value in values)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _met(yes: bool) -> str:
@@ -238,10 +283,11 @@ def search_lines(results: Path) -> list[str]:
         lines += [
             "",
             f"`python benchmarks/search.py model MODEL_FOLDER --fold 1` on {searched['machine']['device']}, "
-            f"{searched['machine']['threads']} thread: `prox-monai search` of {search['space_size']:,} subnets with a "
-            f"limit scored {search['scored']} in {search['seconds'] / 60:.1f} minutes; `prox-monai evaluate "
-            f"--no-latency` takes {throughput['ratio']:.2f} times what the networks alone take. With the Dice of the "
-            f"trained subnets on the tuning half the search {_against_random(searched['fronts'])}.",
+            f"{searched['machine']['threads']} thread: `prox-monai search` of {search['space_size']:,} subnets (of a "
+            f"family that was trained for {search['training_steps']:,} steps) with a limit scored {search['scored']} "
+            f"in {search['seconds'] / 60:.1f} minutes; `prox-monai evaluate --no-latency` takes "
+            f"{throughput['ratio']:.2f} times what the networks alone take. With the Dice of the trained subnets on "
+            f"the tuning half the search {_against_random(searched['fronts'])}.",
         ]
     return lines
 
@@ -253,6 +299,9 @@ def _against_random(rows: Sequence[Mapping[str, Any]]) -> str:
         f"dominates a larger hypervolume than as many random subnets for {wins} of {len(rows)} seeds; of the random "
         f"subnets' front it beats or equals {min(beaten):.0%} to {max(beaten):.0%}"
     )
+
+
+_PUBLISHED_REVERSIBLE = {"volume": "x 3", "depth": "x 1.25", "channels": "x 2"}
 
 
 def reversible_lines(results: Path) -> list[str]:
@@ -271,14 +320,16 @@ def reversible_lines(results: Path) -> list[str]:
             )
             for name in ("stored", "inverted")
         ]
+        rows.append(("published", "", *(_PUBLISHED_REVERSIBLE[fit] for fit in result["fits"]), ""))
         patch = "x".join(map(str, base["patch"]))
         lines += [
             "",
             f"`{result['command']}` on {result['machine']['device']}: reversible blocks take "
             f"{memory['reversible']:.0f} MiB for a training step of one image ({patch} voxels, {base['depth']} blocks "
-            f"a section, {base['channels']} channels at first; a plain one {memory['plain']:.0f} MiB). In "
+            f"a section, {base['channels']} channels at first) and {seconds['reversible']:.2f} s. A plain U-Net of "
+            f"these channels, without expansion, takes {memory['plain']:.0f} MiB and {seconds['plain']:.2f} s. In "
             f"the memory of the same blocks with activations stored, or of inverted residuals that are not coupled, "
-            f"a reversible network may have:",
+            f"a reversible network may have, and what was published of such blocks (Pendse et al. 2020):",
             "",
             *markdown(
                 ("instead of", "memory", *result["fits"], "time of a step"),

@@ -46,12 +46,15 @@ from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.integrations.monai import class_folder_split
 from prox_monai.plugin_files import bundle_folder
 from prox_monai.search.plots import bucket_picture
+from prox_monai.training import PRESETS
 
 RESULTS = BENCHMARKS / "results"
 BUNDLE = bundle_folder("retinal_oct_prox_classification")
 METHODS = ("paper", "plus", "paper_mr", "progressive_shrinking")
+FAMILIES = tuple(preset for preset in PRESETS if preset != "standalone")  # which trains one subnet
 NEVER = 1_000_000
 LOCATIONS = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir")
+NO_SETTINGS = ("_meta_", "imports", "initialize", *LOCATIONS)  # entries of the bundle that change no training
 LABEL = "balanced accuracy"
 SYNTHETIC = "synthetic"
 logger = logging.getLogger("prox_monai.benchmarks")
@@ -61,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the units that are asked for; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="a folder with a folder per class, or synthetic")
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, metavar="METHOD")
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS, choices=FAMILIES, metavar="METHOD", help=f"of {', '.join(FAMILIES)}"
+    )
     parser.add_argument("--folds", nargs="+", type=int, default=range(5), help="of five; 0 1 2 3 4 unless given")
     parser.add_argument("--subnets", type=int, default=30, help="random subnets that are evaluated")
     parser.add_argument("--epochs", type=int, help="of a training; those of the bundle unless given")
@@ -72,11 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true", help="the bundle's own settings instead of the quick ones")
     parser.add_argument("--published", action="store_true", help="units of benchmarks/results/units are done")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ...")
+    parser.add_argument("--threads", type=int, help="CPU threads; all cores unless given")
     return run(compare, parser, argv)
 
 
 def compare(arguments: argparse.Namespace) -> None:
     """Run all units, folds outermost, and summarise after each."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     place = Place(arguments)
     if arguments.published:
         taken = take_published(RESULTS / UNITS / place.name, place.output)
@@ -122,6 +130,7 @@ class Place:
         bundle = self.workflow({}).parser
         epochs = arguments.epochs or bundle.get("epochs")
         self.settings["epochs"] = epochs if isinstance(epochs, int) else sum(epochs)
+        self.pixels = [round(bundle["size"][0] * each) for each in bundle.get_parsed_content("space").resolution]
         try:
             splits = [class_folder_split(data, classes=bundle.get("classes"), fold=fold) for fold in arguments.folds]
         except (ValueError, OSError) as error:
@@ -175,13 +184,15 @@ class Unit:
             ValueError: When it was begun with other settings; nothing is changed.
         """
         config = self.place.workflow(self.settings).parser.get()
-        about = {name: value for name, value in config.items() if name not in ("_meta_", *LOCATIONS)}
+        about = {name: value for name, value in config.items() if name not in NO_SETTINGS}
         wanted = json.loads(json.dumps({"subnets": self.place.subnets, "images": self.place.images, **about}))
         begun = _read(self.folder / "unit.json")
         if begun is None:
             _write(self.folder / "unit.json", wanted)
             return
-        names = [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]
+        names = [
+            name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name) and name not in NO_SETTINGS
+        ]
         if names:
             raise ValueError(
                 f"{self.folder} was begun with other settings: {', '.join(names)}. What is there is kept; give another "
@@ -244,7 +255,7 @@ def largest_predictions(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
 
 def publish(place: Place) -> None:
     """Print what is done, and write it with a picture; to the output folder where other units are published."""
-    units = [Unit(method, fold, place) for method in METHODS for fold in range(5)]
+    units = [Unit(method, fold, place) for method in FAMILIES for fold in range(5)]
     done = [unit for unit in units if unit.result is not None]
     for unit in done:
         unit.begin()
@@ -252,10 +263,12 @@ def publish(place: Place) -> None:
     summary = summarise(results)
     all_published = includes_published(results, RESULTS / f"{place.name}.json")
     folder = RESULTS if all_published else place.output
-    write_json({"epochs": place.settings["epochs"], **summary}, folder / f"{place.name}.json")
-    scores = bucket_scores(results)
+    settings = {"epochs": place.settings["epochs"], "pixels": place.pixels}
+    write_json({**settings, **summary}, folder / f"{place.name}.json")
+    compared = [result for result in results if result["fold"] in summary["shared_folds"]] or results
+    scores = bucket_scores(compared)
     buckets = min(BUCKETS, len({latency for pairs in scores.values() for latency, _ in pairs}))
-    title = f"Retinal OCT, {place.subnets} random subnets in each of {len({r['fold'] for r in results})} folds"
+    title = f"Retinal OCT, {place.subnets} random subnets in each of {len({r['fold'] for r in compared})} folds"
     bucket_picture(scores, folder / f"{place.name}.png", title=title, buckets=buckets, label=LABEL)
     if all_published:
         publish_units([unit.folder for unit in done], place.output, RESULTS / UNITS / place.name)

@@ -178,11 +178,21 @@ def measure_search(folder: str, fold: int, limit_share: float, trials: int) -> d
     ]
     return {
         "space_size": model.space.size(),
+        "training_steps": _training_steps(model.folder, fold),
         "at_most": at_most,
         "scored": len(found.tuning),
         "seconds": seconds,
         "front": front,
     }
+
+
+def _training_steps(folder: Path, fold: int) -> int:
+    """Steps of a fold's training, by the settings in its checkpoint."""
+    from prox_monai.integrations.nnunet.checkpoint import read_checkpoint
+
+    settings = read_checkpoint(folder / f"fold_{fold}" / "checkpoint_final.pth")["prox"]["settings"]
+    epochs = settings["epochs"]
+    return settings["iterations_per_epoch"] * (epochs if isinstance(epochs, int) else sum(epochs))
 
 
 def measure_fronts(folder: str, fold: int, limit_share: float, trials: int) -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ from prox_monai import (
     Supernet,
     UNetArchitecture,
 )
+from prox_monai.elastic.memory_format import trained_fast
 from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
 from prox_monai.space.groups import unet_groups
 from prox_monai.training import freeze_of
@@ -128,7 +129,7 @@ def measure_phases(case: Case, device: torch.device, steps: int, rounds: int) ->
         training.begin_epoch(phase.index)
         training.teacher = None
         configs = [config for step in range(steps) for config in training.subnets_at(phase.index, step)]
-        plain = {config: Stepper(supernet.extract(config), x) for config in configs}
+        plain = {config: Stepper(laid_out(supernet.extract(config)), x) for config in configs}
         ratios, seconds = [], []
         for number in range(rounds + 1):
             forget_configurations(supernet)
@@ -159,6 +160,13 @@ def measure_phases(case: Case, device: torch.device, steps: int, rounds: int) ->
             flush=True,
         )
     return rows
+
+
+def laid_out(network: nn.Module) -> nn.Module:
+    """Give a plain network's kernels the layout that the supernet's have in training: overhead is what is measured."""
+    for name, kernel in trained_fast(dict(network.named_parameters())).items():
+        network.get_parameter(name).data = kernel.data
+    return network
 
 
 def alternate(elastic: Stepper, plain: Stepper, activate, plain_first: int) -> tuple[float, float]:
@@ -192,7 +200,7 @@ def measure_fresh(device: torch.device, configurations: int) -> dict:
     ratios = []
     for number in range(configurations):
         (config,) = training.subnets_at(4, number)
-        plain = Stepper(supernet.extract(config), x)
+        plain = Stepper(laid_out(supernet.extract(config)), x)
         plain.step()  # the backend prepares its kernels for these shapes, as it does for any network
         activate = functools.partial(supernet.activate, config)
         fresh = elastic.step(activate)

@@ -16,7 +16,15 @@ from statistics import fmean
 from typing import Any
 
 from comparison.markdown import markdown
-from device_lines import auto3dseg_lines, compression_lines, deploy_lines, oct_lines, reversible_lines, search_lines
+from device_lines import (
+    auto3dseg_lines,
+    compression_lines,
+    deploy_lines,
+    memory_format_lines,
+    oct_lines,
+    reversible_lines,
+    search_lines,
+)
 
 from prox_monai.evaluation.multiply_adds import ALIASES
 
@@ -254,10 +262,14 @@ def _predicted_lines(result: Mapping[str, Any]) -> list[str]:
     rows = [_steps_row(name, bundle, steps) for name, bundle in result.items()]
     return [
         "",
-        "Each command, with its start; all images are predicted, by the smallest subnet and by the best "
-        "within the median latency of those known, and each prediction was checked against its image:",
+        "Each command, with its start; all images are predicted, by the smallest subnet, the largest, and the best "
+        "within the median latency of those known; whether each image has a prediction, of its geometry, was checked:",
         "",
         *markdown(("bundle", *steps, "predictions", "labels"), "l" + "r" * len(steps) + "rl", rows),
+        "",
+        "The largest subnet as a bundle that needs no prox-monai predicts the same as in its own bundle: "
+        + "; ".join(_agreement(name, bundle["predicted"]["exported"]) for name, bundle in result.items())
+        + ".",
     ]
 
 
@@ -280,6 +292,14 @@ def _steps_row(name: str, bundle: Mapping[str, Any], steps: Sequence[str]) -> tu
     return name, *seconds, str(written["images"]), ", ".join(map(str, written["labels"]))
 
 
+def _agreement(name: str, exported: Mapping[str, Any]) -> str:
+    """By how much an exported bundle differs, at most."""
+    images = exported["images"]
+    if "voxels_differ" in exported:
+        return f"{name}, {images} images, {100 * exported['voxels_differ']:.2g} % of an image's voxels differ at most"
+    return f"{name}, {images} images, probabilities differ by {exported['probabilities_differ']:.1g} at most"
+
+
 def _minutes(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds / 60:.1f} min"
 
@@ -289,7 +309,8 @@ def _classes(name: str, bundle: Mapping[str, Any]) -> str:
     largest = bundle["named"]["largest"]
     values = next(iter(largest["per_class"].values()), None) or largest["metrics"]["val_recall"]
     names = bundle["classes"][-len(values) :]
-    return f"{name} " + ", ".join(f"{each} {_number(value)}" for each, value in zip(names, values, strict=True))
+    pairs = zip(names, values, strict=True)
+    return f"{name} " + ", ".join(f"{each} {_number(value) or 'without a case'}" for each, value in pairs)
 
 
 def table() -> str:
@@ -305,6 +326,7 @@ def table() -> str:
         *paper_lines(),
         *ranking_lines(),
         *step_cost_lines(),
+        *memory_format_lines(RESULTS),
         *reversible_lines(RESULTS),
     ]
     return "\n".join(lines) + "\n"

@@ -32,7 +32,7 @@ def summarise(results: Results) -> dict[str, Any]:
         "machine": {**results[-1]["environment"], "device": devices(results)},
         "shared_folds": sorted(shared),
         "methods": {name: method_row(name, results, shared) for name in methods},
-        "latency_buckets": by_latency(results),
+        "latency_buckets": by_latency([result for result in results if result["fold"] in shared] or results),
         "units": [{key: value for key, value in r.items() if key not in left_out} for r in results],
     }
 

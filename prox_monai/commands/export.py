@@ -56,7 +56,15 @@ def _export(format: str, arguments: argparse.Namespace) -> int:
             raise
         print(f"compared on random numbers, not on cases: {error}")
         cases = None
-    description = deploy(model, chosen.config, format, arguments.output, cases=cases, compression=compression)
+    description = deploy(
+        model,
+        chosen.config,
+        format,
+        arguments.output,
+        cases=cases,
+        compression=compression,
+        overwrite=arguments.overwrite,
+    )
     if choice.max_latency_ms is not None:
         _warn_of_latency(chosen, choice.max_latency_ms, description.checks)
     print(_summary(description.subnet, description.checks, Path(arguments.output)))
@@ -116,6 +124,7 @@ def _export_arguments(format: str, parser: argparse.ArgumentParser) -> None:
     chosen.add_argument("--max-latency-ms", type=positive, metavar="MS", help="the best subnet in --table within this")
     parser.add_argument("--table", metavar="FILE", help="of prox-monai evaluate, or front.json of search")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="new folder, or an empty one")
+    parser.add_argument("--overwrite", action="store_true", help="replace an export that is in the output folder")
     parser.add_argument("--precision", choices=FORMATS[format], default="fp32", help="default: %(default)s")
     help = "refuse what costs more mean Dice on the tuning half of the unseen cases, default: %(default)s"
     parser.add_argument("--max-dice-drop", type=float, default=0.005, metavar="DICE", help=help)

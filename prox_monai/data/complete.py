@@ -9,16 +9,25 @@ from pathlib import Path
 
 
 @contextmanager
-def complete_folder(target: Path) -> Iterator[Path]:
+def complete_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a path beside the target, at which to make a folder; it becomes the target at the end of the block.
 
     An error in the block leaves the target as it was.
 
     Args:
         target: does not exist, or is an empty folder; its parents are made.
+        replace: put it in the place of a folder with content, which is removed then.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial_", dir=target.parent) as temporary:
         partial = Path(temporary) / target.name
         yield partial
-        partial.rename(target)
+        replaced = Path(temporary, f"{target.name}.replaced")
+        if replace and target.exists():
+            target.rename(replaced)
+        try:
+            partial.rename(target)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(target)
+            raise

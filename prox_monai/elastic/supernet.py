@@ -14,6 +14,7 @@ from prox_monai.elastic.depth import continue_sections, measure_moments
 from prox_monai.elastic.extra_state import ExtraState
 from prox_monai.elastic.freeze import Freeze
 from prox_monai.elastic.growth import Growth, initialise
+from prox_monai.elastic.memory_format import trained_fast
 from prox_monai.elastic.resolution import AtResolution, at_resolution, without_resolution
 from prox_monai.elastic.shells import Grid, ShellTensor
 from prox_monai.elastic.skeleton import Skeleton, build_skeleton
@@ -280,7 +281,8 @@ class Supernet(nn.Module):
         shared = [] if self.training or torch.is_grad_enabled() else list(self.parameters())
         if not shared or any(parameter.grad is not None for parameter in shared):
             self._assembled = None
-            return self._parameter_corners(skeleton, self._freeze)
+            corners = self._parameter_corners(skeleton, self._freeze)
+            return trained_fast(corners) if self.training and torch.is_grad_enabled() else corners
         stamp = (self._active, [(parameter.data_ptr(), parameter._version) for parameter in shared])
         if self._assembled is None or self._assembled[0] != stamp:
             self._assembled = stamp, self._parameter_corners(skeleton, Freeze())

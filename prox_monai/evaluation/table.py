@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,30 @@ def mend_lines(path: str | Path) -> None:
             file.write(missing)
 
 
+@contextmanager
+def claim(table: str | Path, key: str) -> Iterator[bool]:
+    """Claim a key for the time of the context; gives whether it is ours, not another process' or thread's.
+
+    A claim is a locked file in a folder beside the table: that of a process that dies ends with it.
+
+    Args:
+        table: its path.
+        key: of what is to be worked on.
+    """
+    name = hashlib.sha256(key.encode()).hexdigest()[:20]
+    path = Path(f"{table}.claims", name)
+    lock = _locked(path)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            with suppress(OSError):  # on Windows a locked file cannot be removed
+                path.unlink()
+            lock.release()
+            with suppress(OSError):  # others have claims
+                path.parent.rmdir()
+
+
 class SharedRows:
     """The rows of a table by their ``key``, those that others append included; of equal keys the first row counts.
 
@@ -97,24 +121,9 @@ class SharedRows:
         append_row(row, self._path)
         self._rows.setdefault(row["key"], row)
 
-    @contextmanager
-    def claim(self, key: str) -> Iterator[bool]:
-        """Claim a key for the time of the context; gives whether it is ours, not another process' or thread's.
-
-        A claim is a locked file in a folder beside the table: that of a process that dies ends with it.
-        """
-        name = hashlib.sha256(key.encode()).hexdigest()[:20]
-        path = self._path.with_name(f"{self._path.name}.claims") / name
-        lock = _locked(path)
-        try:
-            yield lock is not None
-        finally:
-            if lock is not None:
-                with suppress(OSError):  # on Windows a locked file cannot be removed
-                    path.unlink()
-                lock.release()
-                with suppress(OSError):  # others have claims
-                    path.parent.rmdir()
+    def claim(self, key: str) -> AbstractContextManager[bool]:
+        """Claim a key of this table, see :func:`claim`."""
+        return claim(self._path, key)
 
     def _refresh(self) -> None:
         """Read the rows that were appended since the last time; one that is being written is not there yet."""

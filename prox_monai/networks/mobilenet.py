@@ -107,6 +107,8 @@ def _convolution(spatial_dims: int, inputs: int, outputs: int, *, kernel: int, s
 class MobileNetArchitecture:
     """The rule from a configuration to a :class:`MobileNet`; ``width`` is the expansion ratio of a section's blocks.
 
+    Channels between blocks are ``multiplier``'s and the same for all subnets, as in once-for-all (Cai et al. 2020).
+
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from prox_monai.elastic import Supernet
 from prox_monai.evaluation.cost import device_name, instruction_set
-from prox_monai.evaluation.table import Row, append_row, read_lines
+from prox_monai.evaluation.table import Row, append_row, claim, read_lines
 from prox_monai.search.blocks import Block, all_blocks, blocks_of, module_of
 from prox_monai.search.sampling import random_subnets
 from prox_monai.space import SearchSpace, SubnetConfig
@@ -150,7 +151,25 @@ def measure_latencies(
         conditions: of the rows.
         path: the table; rows that it holds are not measured again.
         seed: of the order.
+
+    Raises:
+        RuntimeError: When this machine measures for this table already: both would slow each other down.
     """
+    with claim(path, socket.gethostname()) as ours:
+        if not ours:
+            raise RuntimeError(f"{path} is being measured here already; two at once would slow each other down.")
+        yield from _measured(supernet, plan, input_shape, make, conditions, path, seed)
+
+
+def _measured(
+    supernet: Supernet,
+    plan: Plan,
+    input_shape: Sequence[int],
+    make: MakeRuntime,
+    conditions: Conditions,
+    path: str | Path,
+    seed: int,
+) -> Iterator[Row]:
     done: dict[Hashable, Row] = {}
     for row in read_latencies(path):
         if Conditions.of(row) == conditions:

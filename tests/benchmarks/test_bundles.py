@@ -1,4 +1,4 @@
-"""The measurement of the segmentation bundles: what is run, in which order, and what is made of it."""
+"""The measurement of the bundles: what is run, in which order, and what is made of it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def commands(bundles, monkeypatch) -> list[tuple[list[str], list[str]]]:
     return made
 
 
-STEPS = ["quick", "search", "evaluate", "quick", "quick", "export"]
+STEPS = ["quick", "search", "evaluate", "quick", "quick", "quick", "export", "inference"]
 
 
 def test_few_cases_all_train(bundles, commands, tmp_path):
@@ -68,11 +68,12 @@ def test_few_cases_all_train(bundles, commands, tmp_path):
     assert bundles.main(arguments) == 0
     assert [configs[-1] for configs, _ in commands] == STEPS
     assert all(options[:4] == ["--dataset_dir", str(data), "--fold", "all"] for _, options in commands[:3])
-    assert commands[4][1][-2:] == ["--max_latency_ms", "1.0"]
+    assert [options[-1] for _, options in commands[3:6]] == ["smallest", "largest", "1.0"]
     result = json.loads(bundles.RESULTS.read_text())["hippocampus"]
     assert result["cases"] == {"measured": 4, "unseen": False}
     assert result["random"] == pytest.approx({"subnets": 2, "mean": 0.8, "min": 0.75, "max": 0.85})
     assert result["predicted"]["within"] == {"images": 2, "labels": [0, 2]}
+    assert result["predicted"]["exported"] == {"images": 2, "voxels_differ": 0}
     text = "\n".join(bundles.update_readme.bundle_lines())
     assert "4 training cases" in text
     assert "0.700 | 0.800 | 0.900 | 0.800 (0.750 to 0.850)" in text
@@ -110,6 +111,34 @@ def test_a_prediction_of_another_geometry_is_an_error(bundles, commands, monkeyp
     monkeypatch.setattr(bundles, "run", run)
     with pytest.raises(ValueError, match="has another geometry than the image"):
         bundles.measure("hippocampus", tmp_path / "data" / "Task04_Hippocampus", tmp_path / "runs", 1)
+
+
+def test_an_export_that_predicts_otherwise_is_an_error(bundles, commands, monkeypatch, tmp_path):
+    write_synthetic_decathlon(tmp_path / "data" / "Task04_Hippocampus", cases=2, size=(12, 12, 12))
+    stand_in = bundles.run
+
+    def run(folder, configs, options):
+        stand_in(folder, configs, options)
+        for path in folder.parent.glob("eval/exported/*.nii.gz"):
+            label = nib.load(path)
+            nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), path)
+
+    monkeypatch.setattr(bundles, "run", run)
+    with pytest.raises(ValueError, match="the exported bundle predicts otherwise, by 0.083, allowed is 0.001"):
+        bundles.measure("hippocampus", tmp_path / "data" / "Task04_Hippocampus", tmp_path / "runs", 1)
+
+
+def test_tables_of_a_classifier_are_compared(bundles, tmp_path):
+    """An exported bundle has no class in its table, and no head; its order may be another."""
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "ours" / bundles.CSV).write_text("file,A,B,class\nx,0.25,0.75,B\ny,0.5,0.5,A\n")
+    (tmp_path / "theirs" / bundles.CSV).write_text("y,0.5,0.5\nx,0.25001,0.74999\n")
+    compared = bundles._difference(tmp_path / "ours", tmp_path / "theirs")
+    assert compared == {"images": 2, "probabilities_differ": pytest.approx(1e-5)}
+    (tmp_path / "theirs" / bundles.CSV).write_text("y,0.5,0.5\nx,0.26,0.74\n")
+    with pytest.raises(ValueError, match="predicts otherwise, by 0.01, allowed is 0.0001"):
+        bundles._difference(tmp_path / "ours", tmp_path / "theirs")
 
 
 def test_data_that_are_not_there(bundles, tmp_path, capsys):

@@ -48,6 +48,9 @@ def test_deploy(results):
             "dataset": "Dataset004",
             "subnet": "d1-w.25-k3-r1",
             "threads": 1,
+            "fold": 2,
+            "subnets": 1679616,
+            "resolution": [0.6, 0.8, 1.0],
             "machine": {"device": "a processor", "instructions": "AVX2"},
             "tuning": {"subnets": 62},
             "networks": {
@@ -56,11 +59,18 @@ def test_deploy(results):
                 "chosen": row(170_000, 360_000_000, 10),
             },
             "reporting": {"cases": 20, "largest": 0.869, "chosen": 0.862, "int8": 0.861},
+            "exported": {
+                "openvino-int8": {"parity": {"patches": 20, "max_difference": 5.0, "max_logit": 20.0}},
+                "openvino-fp32": {"parity": {"patches": 20, "max_difference": 4e-3, "max_logit": 20.0}},
+            },
+            "stock": {"parity": {"patches": 20, "max_difference": 0.0, "max_logit": 20.0}},
         },
     )
     text = "\n".join(device_lines.deploy_lines(folder))
     assert "60 times less time than nnU-Net's planned network in PyTorch, 10.0 times less than that in int8" in text
     assert "on a processor with no other instructions than those of AVX2" in text
+    assert "FOLD=2` on" in text
+    assert "a family of 1,679,616 subnets at 0.6, 0.8 and 1 of the resolution" in text
     assert "1 thread, all in one run" in text
     assert "| chosen | 0.17 M | 0.36 G | 30.0 ms | 25.0 ms | 20.0 ms | 5.0 ms |" in text
     assert "in PyTorch | >= 40 | 60.0 | yes |" in text
@@ -69,6 +79,9 @@ def test_deploy(results):
     assert "parameters than the largest subnet | >= 10 | 9.4 | no |" in text
     assert "below the largest subnet, reporting half | <= 0.01 | 0.0070 | yes |" in text
     assert "int8 costs, reporting half | <= 0.005 | 0.0010 | yes |" in text
+    assert "logit ÷ the largest, openvino-fp32, 20 unseen patches | <= 1e-04 | 2e-04 | no |" in text
+    assert "logit ÷ the largest, stock nnU-Net folder, 20 unseen patches | <= 1e-04 | 0e+00 | yes |" in text
+    assert "openvino-int8, 20" not in text
 
 
 def test_compression(results):
@@ -119,7 +132,7 @@ def test_search(results):
         "search_model",
         {
             "machine": {"device": "a processor", "threads": 1},
-            "search": {"space_size": 65536, "scored": 300, "seconds": 300.0},
+            "search": {"space_size": 65536, "training_steps": 2880, "scored": 300, "seconds": 300.0},
             "throughput": {"ratio": 1.08},
             "fronts": seeds[:1],
         },
@@ -178,6 +191,7 @@ def test_oct(results):
     }
     result = {
         "epochs": 30,
+        "pixels": [96, 128],
         "images": 208,
         "machine": {"device": "a processor", "threads": 2},
         "shared_folds": [0],
@@ -186,7 +200,9 @@ def test_oct(results):
     }
     write("oct", result)
     text = "\n".join(device_lines.oct_lines(folder))
-    assert "208 images, folds grouped by patient, the bundle's quick settings, 30 epochs each" in text
+    assert "208 unseen images in all folds together, grouped by patient; the" in text
+    assert "the bundle's quick settings, which were chosen on folds 0 and 1, 30 epochs each, 96 and 128 pixels" in text
+    assert "The random subnets by latency, fold 0 alone:" in text
     assert "a processor, threads: 2." in text
     assert "| `plus` | 2 | 7.5 min |  | 0.612 (0.571 to 0.655) | 0.598 | 0.634 (0.550 to 0.710) |" in text
     assert "| mean, fold 0 alone |" in text
@@ -224,6 +240,9 @@ def test_reversible(results):
         },
     )
     text = "\n".join(device_lines.reversible_lines(folder))
+    assert "take 60 MiB for a training step" in text
+    assert "A plain U-Net of these channels, without expansion, takes 100 MiB and 1.00 s." in text
+    assert "| published |  | x 3 | x 1.25 |  |" in text
     assert "| stored | 300 MiB | x 3.00 | >= 6.00 | x 1.50 |" in text
     assert "| inverted | 200 MiB | >= 2.00 | does not fit | x 1.50 |" in text
     assert "reversible blocks take 60 MiB" in text

@@ -187,6 +187,17 @@ def test_published_units_are_done_elsewhere(finished, monkeypatch, tmp_path):
     assert taken.read_text() == (published / "result.json").read_text()
 
 
+def test_checks_of_the_bundle_may_change(finished):
+    """They decide nothing of a training."""
+    path = finished.output / "plus" / "fold0" / "unit.json"
+    before = path.read_text()
+    path.write_text(json.dumps({**json.loads(before), "initialize": ["another check"]}))
+    try:
+        assert benchmark.main([*finished.arguments, *finished.methods]) == 0
+    finally:
+        path.write_text(before)
+
+
 def refused(finished, arguments: list[str], capsys) -> str:
     assert benchmark.main([*finished.arguments, *finished.methods, *arguments]) == 2
     return capsys.readouterr().err

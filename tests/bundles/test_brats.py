@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 if any(find_spec(name) is None for name in ("monai", "ignite", "fire", "tensorboard")):
     pytest.skip('needs MONAI and what its bundles need: pip install "prox-monai[monai]"', allow_module_level=True)
@@ -68,6 +69,16 @@ def test_regions_of_a_perfect_prediction_give_the_truth(trained, data, tmp_path)
     assert np.array_equal(np.asarray(regions)[0], truth)
 
 
+def test_a_training_that_was_broken_off_goes_on(brats, trained):
+    """To the same weights as one that was not."""
+    brats.run("train", "train.json", save_interval=1, **{"train::trainer::max_epochs": 5})
+    first = torch.load(brats.model, weights_only=True)
+    brats.run("train", "train.json", save_interval=1, resume=True)
+    ours, theirs = (torch.load(bundle.model, weights_only=True) for bundle in (brats, trained))
+    assert any(not torch.equal(tensor, theirs[name]) for name, tensor in first.items() if name != "_extra_state")
+    assert [name for name, tensor in theirs.items() if not torch.equal(ours[name], tensor)] == []
+
+
 def test_train_and_inference_agree(trained):
     train, infer, metadata = (
         json.loads(Path(file).read_text()) for file in trained.files("train.json", "inference.json", "metadata.json")
@@ -95,6 +106,21 @@ def test_a_wrong_label_is_found_before_training_also_without_a_cache(trained, da
     nib.save(nib.Nifti1Image(label, np.eye(4)), path)
     other = {"dataset_dir": str(tmp_path / "Task98_Tumours"), "ckpt_dir": str(tmp_path / "models"), "cache_rate": 0.0}
     assert "has the label 4, not 0 to 3" in refusal(lambda: trained.begin("train", "train.json", **other))
+
+
+def test_a_choice_that_cannot_be(trained, refusal, tmp_path):
+    infer, evaluate = ("infer", "inference.json"), ("train", "train.json", "evaluate.json")
+    for names, choice in ((infer, {"subnet": "d3-w1-k3-r1"}), (evaluate, {"subnets": ["d3-w1-k3-r1"]})):
+        text = refusal(lambda names=names, choice=choice: trained.run(*names, output_dir=str(tmp_path), **choice))
+        assert "depth 3" in text
+    table = shutil.copytree(trained.override["ckpt_dir"], tmp_path / "models") / "subnets.jsonl"
+    searched = trained.but(ckpt_dir=str(table.parent), output_dir=str(tmp_path / "eval"))
+    searched.run("train", "train.json", "search.json", per_bucket=0)
+    fastest = min(read_rows(table), key=lambda row: row["latency_ms"])
+    for names in (infer, evaluate):
+        text = refusal(lambda names=names: searched.run(*names, max_latency_ms=1e-4))
+        assert "no known subnet has a latency <= 0.0001 ms; the fastest, " in text
+        assert f"{fastest['key']}, takes {fastest['latency_ms']:.1f} ms on" in text
 
 
 def test_bad_input(trained, data, refusal, tmp_path):

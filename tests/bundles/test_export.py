@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
@@ -17,7 +20,10 @@ import torch
 if any(find_spec(name) is None for name in ("monai", "ignite", "fire", "tensorboard")):
     pytest.skip('needs MONAI and what its bundles need: pip install "prox-monai[monai]"', allow_module_level=True)
 
+from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+
 from prox_monai.cli import main
+from prox_monai.integrations.monai import export
 from prox_monai.integrations.monai.export import export_bundle
 from prox_monai.plugin_files import copy_bundle
 
@@ -67,7 +73,7 @@ def test_it_predicts_the_same_without_this_package(name, request, tmp_path, subn
     assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [16, 16, 16]  # that of this training
     assert "prox-monai" not in metadata["required_packages_version"]
     assert "prox_monai" not in (tmp_path / "plain" / "configs" / "inference.json").read_text()
-    command = [sys.executable, "-c", WITHOUT_PLUGIN, str(images), str(tmp_path / "predicted")]
+    command = [sys.executable, "-c", WITHOUT_PLUGIN, str(images.parent), str(tmp_path / "predicted")]
     done = subprocess.run(command, cwd=tmp_path / "plain", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     trained.run("infer", "inference.json", dataset_dir=str(images), output_dir=str(tmp_path / "own"), subnet=subnet)
@@ -76,6 +82,27 @@ def test_it_predicts_the_same_without_this_package(name, request, tmp_path, subn
     assert len(ours) == len(list(images.iterdir()))
     assert any(len(np.unique(labels)) > 1 for labels in ours.values())
     assert all(np.array_equal(ours[name], plain[name]) for name in ours)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.:FutureWarning")
+@pytest.mark.parametrize("subnet", ["d2-w1-k5-r1", "smallest"])
+def test_it_passes_the_checks_of_a_bundle(bundle, data_folder, tmp_path, monkeypatch, subnet):
+    """As a class of nnU-Net's, and as TorchScript."""
+    pytest.importorskip("dynamic_network_architectures", reason='needs pip install "prox-monai[nnunet]"')
+    pytest.importorskip("jsonschema")
+    export_bundle(bundle, tmp_path / "plain", subnet=subnet)
+    monkeypatch.chdir(tmp_path / "plain")  # its bundle_root is .
+    config, metadata = "configs/inference.json", "configs/metadata.json"
+    workflow = ConfigWorkflow(workflow_type="infer", config_file=config, meta_file=metadata, logging_file=False)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    verify_net_in_out(net_id="network_def", meta_file=metadata, config_file=config)
+    schema = data_folder / "monai_schema" / json.loads(Path(metadata).read_text())["schema"].split("/")[-1]
+    verify_metadata(
+        meta_file=metadata,
+        filepath=shutil.copy(schema, tmp_path / "schema.json"),
+        hash_val=hashlib.md5(schema.read_bytes()).hexdigest(),
+    )
 
 
 def test_torchscript_holds_the_configuration_of_inference(bundle, tmp_path):
@@ -123,9 +150,18 @@ def test_bad_input(bundle, tmp_path):
     assert not (tmp_path / "plain").exists()
 
 
+def test_nnunets_network_class_is_named_where_it_is_missing(bundle, tmp_path, monkeypatch):
+    def version(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(export, "version", version)
+    with pytest.raises(ImportError, match=r'dynamic_network_architectures: pip install "prox-monai\[monai\]"'):
+        export_bundle(bundle, tmp_path / "plain", subnet="d2-w1-k5-r1")
+    assert not (tmp_path / "plain").exists()
+
+
 def test_a_network_that_came_out_differently_is_not_left_behind(bundle, tmp_path, monkeypatch):
     pytest.importorskip("dynamic_network_architectures", reason='needs pip install "prox-monai[nnunet]"')
-    from prox_monai.integrations.monai import export
 
     def disturbed(network):
         return {name: tensor + 0.01 * torch.rand_like(tensor) for name, tensor in right(network).items()}

@@ -199,6 +199,7 @@ def test_a_subnet_outside_the_space(trained_hippocampus, refusal, tmp_path, subn
     for call in (
         lambda: bundle.run(*INFER, subnet=subnet),
         lambda: bundle.run(*EVALUATE, subnets=["largest", subnet]),
+        lambda: bundle.run(*SEARCH, subnets=["largest", subnet]),
     ):
         text = refusal(call)
         assert subnet in text or re.search(r"depth 3|width 0\.7", text)
@@ -210,7 +211,7 @@ def test_a_budget_below_the_fastest(trained_hippocampus, refusal, tmp_path):
     rows = read_rows(Path(trained_hippocampus.override["ckpt_dir"], "subnets.jsonl"))
     fastest = min(rows, key=lambda row: row["latency_ms"])
     bundle = trained_hippocampus.but(output_dir=str(tmp_path), max_latency_ms=1e-4)
-    for names in (INFER, SEARCH):
+    for names in (INFER, SEARCH, EVALUATE):
         text = refusal(lambda names=names: bundle.run(*names))
         assert text.startswith("no known subnet has a latency <= 0.0001 ms; the fastest, ")
         assert f"{fastest['key']}, takes {fastest['latency_ms']:.1f} ms on" in text

@@ -13,21 +13,44 @@ if any(find_spec(name) is None for name in ("monai", "ignite", "fire", "tensorbo
 
 from monai.bundle import ConfigParser
 
+from prox_monai.elastic import Supernet
+from prox_monai.evaluation.multiply_adds import ALIASES, MultiplyAdds
 from prox_monai.space import SearchSpace
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 BUNDLES = sorted((Path(__file__).parents[2] / "bundles").iterdir())
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda folder: folder.name)
 def test_space_and_subnets(bundle):
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    image = metadata["network_data_format"]["inputs"]["image"]
     for name in ("train.json", "inference.json"):
         parser = ConfigParser()
         parser.read_config(bundle / "configs" / name)
-        space = parser.get_parsed_content("space")
+        space, architecture = (parser.get_parsed_content(key) for key in ("space", "architecture"))
         assert SearchSpace.from_dict(metadata["search_space"]) == space
-        assert metadata["subnets"]["smallest"] == space.smallest().name
-        assert metadata["subnets"]["largest"] == space.largest().name
+        size = parser["patch" if "patch" in parser else "size"]
+        costs = MultiplyAdds(Supernet(architecture, space), (image["num_channels"], *size))
+        assert metadata["subnets"] == {alias: costs.find(alias).name for alias in ALIASES}
+
+
+def test_metrics_are_those_that_were_measured():
+    """Of what was measured on unseen cases: by benchmarks/bundles.py, and in five folds by benchmarks/oct.py."""
+    measured, folds = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("bundles", "oct"))
+    hippocampus, retinal = measured["hippocampus"], folds["methods"]["plus"]
+    expected = {
+        "hippocampus": {"mean_dice": (hippocampus["named"]["largest"]["score"], hippocampus["random"]["mean"])},
+        "retinal": {"balanced_accuracy": (retinal["largest_pooled"]["balanced_accuracy"], retinal["random"]["mean"])},
+        "brats": {},
+    }
+    for bundle in BUNDLES:
+        said = json.loads((bundle / "configs" / "metadata.json").read_text())["eval_metrics"]
+        assert said == {
+            f"{metric}_{subnets}_quick_settings": round(value, 3)
+            for metric, values in expected[bundle.name.split("_")[0]].items()
+            for subnets, value in zip(("largest", "random_subnets"), values, strict=True)
+        }
 
 
 def test_all_evaluate_alike():

@@ -42,7 +42,7 @@ def test_a_subnet_predicts_the_same_without_this_package(trained_retinal, retina
     (bundle / "models").symlink_to(trained_retinal.override["ckpt_dir"])
     (bundle / "configs" / "tiny.json").write_text(json.dumps(trained_retinal.network))
     export_bundle(bundle, tmp_path / "plain", subnet=SUBNET, configs=[bundle / "configs" / "tiny.json"])
-    images = retinal_data / "DME"
+    images = retinal_data  # its folders hold them
     command = [sys.executable, "-c", WITHOUT_PLUGIN, str(images), str(tmp_path / "plain_predictions")]
     done = subprocess.run(command, cwd=tmp_path / "plain", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -87,6 +87,13 @@ def test_shipped_settings_make_a_schedule(retinal, names):
     assert parser.get_parsed_content("save_interval") == parser["val_interval"]
     assert schedule.phases[-1].space == space
     assert {phase.stage for phase in schedule.phases} >= {"depth", "width", "kernel", "resolution"}
+
+
+def test_inference_with_the_quick_settings_builds_what_they_train(retinal):
+    training, inference = (parsed(retinal, name, "quick.json") for name in ("train.json", "inference.json"))
+    network = inference.get_parsed_content("network_def")
+    assert network.space == training.get_parsed_content("space")
+    assert [round(inference["size"][0] * resolution) for resolution in network.space.resolution] == [96, 128]
 
 
 @pytest.mark.parametrize(("preset", "phases"), [("paper", 9), ("paper_mr", 7), ("progressive_shrinking", 7)])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 if any(find_spec(name) is None for name in ("monai", "ignite", "fire", "tensorboard")):
     pytest.skip('needs MONAI and what its bundles need: pip install "prox-monai[monai]"', allow_module_level=True)
 
 from monai.bundle import ConfigParser
 
-from prox_monai.elastic.resolution import check_resolutions
+from prox_monai.elastic.resolution import check_resolutions, scaled_size
 
 
 @pytest.fixture(params=["hippocampus", "brats"])
@@ -79,6 +80,33 @@ def test_shipped_settings_make_a_schedule(bundle, names):
     assert schedule.total_epochs % save_interval == 0  # and saved
     assert save_interval < schedule.total_epochs  # so that a training can go on
     assert schedule.phases[-1].space == space
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "epochs", "sizes"),
+    [("hippocampus", "paper", [10] * 5, [48, 64, 80]), ("brats", "paper_mr", [15] * 3, [80, 96, 112])],
+)
+def test_the_published_space(name, preset, epochs, sizes, request):
+    """Written out: no elastic depth, two widths and kernels, three resolutions, sixteen channels at most at first."""
+    parser = parsed(request.getfixturevalue(name), "train.json", "published_space.json")
+    assert parser["preset"] == preset
+    schedule, architecture = (parser.get_parsed_content(key) for key in ("schedule", "architecture"))
+    assert [phase.epochs for phase in schedule.phases] == epochs
+    space = schedule.phases[-1].space
+    assert (space.depth, space.width, space.kernel) == ((1,), (0.5, 1), (3, 5))
+    assert [scaled_size(parser["patch"], architecture.stride, r) for r in space.resolution] == [(n,) * 3 for n in sizes]
+    assert [round(width * architecture.channels[0]) for width in space.width] == [8, 16]
+
+
+@torch.no_grad()
+def test_inference_with_the_quick_settings_runs_what_they_train(bundle):
+    training, inference = (parsed(bundle, name, "quick.json") for name in ("train.json", "inference.json"))
+    assert training.get_parsed_content("space") == inference.get_parsed_content("space")
+    network = inference.get_parsed_content("network_def").eval()
+    assert network.space == inference.get_parsed_content("space")
+    x = torch.rand(1, network.architecture.in_channels, *inference["patch"])
+    network.choose("smallest")
+    assert network(x).shape == (1, network.architecture.out_channels, *x.shape[2:])
 
 
 def test_a_bundle_is_for_segmentation_by_its_name(bundle):

@@ -34,6 +34,8 @@ warnings.simplefilter("ignore")
 import torch
 import prox_monai
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+from prox_monai.elastic.resolution import without_resolution
+from prox_monai.integrations.monai.statistics import digest, write_statistics
 
 bundle, schema, environment = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 assert Path(prox_monai.__file__).is_relative_to(environment)
@@ -53,15 +55,18 @@ verify_net_in_out(net_id="network_def", meta_file=meta, config_file=inference)
 parser = ConfigParser()
 parser.read_config(inference)
 network = parser.get_parsed_content("network_def")
-if next(network.buffers(), None) is None:  # else subnets need statistics of training images first
-    torch.save(network.state_dict(), bundle / "weights.pt")
-    image = metadata["network_data_format"]["inputs"]["image"]
-    size = [axis if isinstance(axis, int) else 16 for axis in image["spatial_shape"]]  # "16*n"
-    ckpt_export(
-        net_id="network_def", filepath=str(bundle / "model.ts"), ckpt_file=str(bundle / "weights.pt"), meta_file=meta,
-        config_file=inference, use_trace=True, input_shape=[1, image["num_channels"], *size],
-    )
-    torch.jit.load(str(bundle / "model.ts"))
+torch.save(network.state_dict(), bundle / "weights.pt")
+if next(network.buffers(), None) is not None:  # of BatchNorm: training writes each subnet's own statistics beside
+    own = {network.active: dict(without_resolution(network.extract(network.active)).named_buffers())}
+    write_statistics(own, bundle / "models" / "subnet_statistics.pth", digest(network))
+image = metadata["network_data_format"]["inputs"]["image"]
+size = [axis if isinstance(axis, int) else 16 for axis in image["spatial_shape"]]  # "16*n"
+ckpt_export(
+    net_id="network_def", filepath=str(bundle / "model.ts"), ckpt_file=str(bundle / "weights.pt"), meta_file=meta,
+    config_file=inference, use_trace=True, input_shape=[1, image["num_channels"], *size],
+)
+x = torch.rand(1, image["num_channels"], *size)
+torch.testing.assert_close(torch.jit.load(str(bundle / "model.ts"))(x), network.eval()(x), atol=1e-4, rtol=1e-4)
 """
 
 

@@ -15,12 +15,24 @@ def test_it_appears_when_it_is_complete(tmp_path):
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_an_error_leaves_what_was_there(tmp_path):
+def test_it_replaces_when_told_to(tmp_path):
+    target = tmp_path / "replaced"  # any name will do
+    target.mkdir()
+    (target / "old").touch()
+    with complete_folder(target, replace=True) as partial:
+        partial.mkdir()
+        (partial / "new").touch()
+        assert (target / "old").exists()
+    assert list(tmp_path.rglob("*")) == [target, target / "new"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_an_error_leaves_what_was_there(tmp_path, replace):
     target = tmp_path / "folder"
     target.mkdir()
 
     def fail() -> None:
-        with complete_folder(target) as partial:
+        with complete_folder(target, replace=replace) as partial:
             partial.mkdir()
             raise ZeroDivisionError
 

@@ -11,7 +11,7 @@ from prox_monai.space import SearchSpace, SectionConfig, SubnetConfig
 from prox_monai.training import Recipe
 
 SMALL = {"channels": (8, 16), "strides": (2, 1), "stem": 8, "first": 8, "head": 16}
-SPACE = SearchSpace(2, (1, 2), (3, 4, 6), (3, 5), (0.5, 1))
+SPACE = SearchSpace(2, (1, 2), (3, 4, 6), (3, 5, 7), (0.5, 1))
 STOCK_DEPTHS = (2, 3, 4, 3, 3, 1)
 
 
@@ -126,7 +126,7 @@ def test_reordered_channels():
 def test_progressive_shrinking_trains():
     recipe = Recipe.of("progressive_shrinking")
     network = recipe.supernet(MobileNetArchitecture(2, 1, 3, **SMALL), SPACE)
-    schedule = recipe.phase_schedule(SPACE, 5)
+    schedule = recipe.phase_schedule(SPACE, 6)
     training = recipe.training(network.train(), schedule)
     loss = training.criterion(torch.nn.functional.cross_entropy)
     x, labels = torch.randn(4, 1, 16, 16), torch.tensor([0, 1, 2, 0])
@@ -135,7 +135,7 @@ def test_progressive_shrinking_trains():
         for _ in training.begin_step(0):
             training.distill(x)
             loss(network(x), labels).backward()
-    assert [phase.reorder for phase in schedule.phases] == [False, False, False, True, False]
+    assert [phase.reorder for phase in schedule.phases] == [False, False, False, False, True, False]
     depthwise = network.tensors["sections/0/0/depthwise/0/weight"]
     assert all(depthwise.cell(cell).grad.any() for cell in depthwise.grid.cells())
 

@@ -98,6 +98,17 @@ def test_what_is_there_is_not_measured_again(unet, plan, shape, clock, tmp_path)
     assert len(read_lines(path)) == plan.size
 
 
+def test_one_process_measures_at_a_time(unet, plan, shape, clock, tmp_path):
+    path = tmp_path / "table.jsonl"
+    first = measure_latencies(unet, plan, shape, clock.make, HERE, path)
+    next(first)
+    with pytest.raises(RuntimeError, match="table.jsonl is being measured here already; two at once would slow"):
+        measure(unet, plan, shape, clock, path)
+    first.close()
+    assert len(measure(unet, plan, shape, clock, path)) == len(read_lines(path)) == plan.size
+    assert [file.name for file in tmp_path.iterdir()] == ["table.jsonl"]
+
+
 def test_other_conditions_are_measured_apart(unet, plan, shape, clock, tmp_path):
     path = tmp_path / "table.jsonl"
     measure(unet, plan, shape, clock, path)

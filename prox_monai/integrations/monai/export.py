@@ -170,9 +170,15 @@ def _name(component: Mapping[str, Any]) -> str:
 
 
 def _images(expression: str) -> str:
-    """An expression that lists the files of a folder that are such images as the bundle's own function lists."""
-    suffixes = SUFFIXES if "grey_images_of" in expression else (".nii", ".nii.gz")
-    return f"$sorted(path for path in glob.glob(@dataset_dir + '/*') if path.lower().endswith({suffixes}))"
+    """An expression that lists what the bundle's own function lists, ``grey_images_of`` or ``images_of``."""
+    if "grey_images_of" in expression:
+        found = "glob.glob(glob.escape(@dataset_dir) + '/*') + glob.glob(glob.escape(@dataset_dir) + '/*/*')"
+        return f"$sorted(path for path in {found} if path.lower().endswith({SUFFIXES}))"
+    folders = (
+        " + ".join(f"glob.glob(glob.escape(@dataset_dir) + '{folder}/*{suffix}')" for suffix in (".nii", ".nii.gz"))
+        for folder in ("", "/imagesTs", "/imagesTr")
+    )
+    return f"$sorted({' or '.join(folders)})"
 
 
 def _installed(package: str) -> str:

@@ -14,7 +14,8 @@ from torch import nn
 
 from prox_monai.data.complete import complete_folder
 from prox_monai.evaluation.cost import parameters
-from prox_monai.export.description import Description, file_digest
+from prox_monai.export.description import FILE as DESCRIPTION
+from prox_monai.export.description import Description, file_digest, read_description
 from prox_monai.export.exported import load_exported, open_runtime, write_network
 from prox_monai.export.formats import check_precision
 from prox_monai.export.parity import check_parity, compare
@@ -41,6 +42,7 @@ def deploy(
     *,
     cases: Cases | None = None,
     compression: Compression = _PLAIN,
+    overwrite: bool = False,
 ) -> Description:
     """Export a subnet; the folder appears when it is complete and checked.
 
@@ -55,23 +57,26 @@ def deploy(
         destination: a folder that does not exist, or is empty.
         cases: what to calibrate and to compare on; needed where Dice is compared.
         compression: precision, and how it is reached.
+        overwrite: replace an export that is there, once the new one is complete; nothing else.
 
     Raises:
-        FileExistsError: When the destination holds anything.
+        FileExistsError: When the destination holds anything, with ``overwrite`` anything beside an export.
         ImportError: When a package that the format needs is not installed.
         ValueError: When the subnet is not in the search space, the format does not come in this precision, or cases
             are needed.
         RuntimeError: When the exported network differs from the plain one by more than is allowed.
     """
     destination = Path(destination)
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise FileExistsError(f"{destination} exists and is not empty; choose another folder or remove it.")
+    replace = overwrite and _is_export(destination)
+    if not replace and destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        wrong = "holds something else than an export" if overwrite else "exists and is not empty"
+        raise FileExistsError(f"{destination} {wrong}; choose another folder or remove it.")
     check_precision(format, compression.precision)
     model.supernet.space.check(config)
     if cases is None and compression.needs_cases:
         raise ValueError("fp16, int8 and fine-tuning are compared by Dice, which needs preprocessed cases.")
     plain = model.supernet.extract(config).eval()
-    with complete_folder(destination.resolve()) as folder:
+    with complete_folder(destination.resolve(), replace=replace) as folder:
         folder.mkdir(parents=True)
         written = _write(model, plain, format, folder, cases, compression)
         runtime = open_runtime(folder / written.files[0], format, compression.precision, torch.get_num_threads())
@@ -91,6 +96,13 @@ def deploy(
         description.write(folder)
         load_exported(folder)
     return description
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder holds an export and nothing else."""
+    if not (folder / DESCRIPTION).is_file():
+        return False
+    return {path.name for path in folder.iterdir()} <= {DESCRIPTION, *read_description(folder).files}
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,31 @@ def test_what_is_there_is_not_overwritten(varied, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_an_export_is_replaced_when_asked(varied, tmp_path):
+    old, new = varied.space.smallest(), varied.space.largest()
+    deploy(varied, old, "torch", tmp_path / "out")
+    with pytest.raises(FileExistsError, match="exists and is not empty; choose another folder"):
+        deploy(varied, new, "torch", tmp_path / "out")
+    assert load_exported(tmp_path / "out")[0].subnet == old.name
+    deploy(varied, new, "torch", tmp_path / "out", overwrite=True)
+    assert load_exported(tmp_path / "out")[0].subnet == new.name
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_only_an_export_is_replaced(varied, tmp_path):
+    folder = tmp_path / "out"
+    for beside in ("nothing", "an export"):
+        if beside == "an export":
+            deploy(varied, varied.space.smallest(), "torch", folder)
+        folder.mkdir(exist_ok=True)
+        (folder / "mine.txt").write_text("mine")
+        before = sorted(folder.iterdir())
+        with pytest.raises(FileExistsError, match="holds something else than an export; choose another folder"):
+            deploy(varied, varied.space.largest(), "torch", folder, overwrite=True)
+        assert sorted(folder.iterdir()) == before
+        (folder / "mine.txt").unlink()
+
+
 def test_dice_needs_cases(varied, tmp_path):
     with pytest.raises(ValueError, match="fp16, int8 and fine-tuning are compared by Dice, which needs"):
         deploy(varied, varied.space.smallest(), "onnx", tmp_path / "out", compression=Compression(precision="fp16"))
@@ -166,6 +191,7 @@ def test_the_command(finished, tmp_path, capsys):
     assert load_exported(tmp_path / "out")[0].checks["parity"]["patches_of"] == "unseen cases"
     assert main(arguments, export.COMMANDS) == 2
     assert "exists and is not empty" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"], export.COMMANDS) == 0
 
 
 def test_the_command_without_the_data(finished, tmp_path, monkeypatch, capsys):

@@ -19,7 +19,10 @@ from nnunetv2.run.run_training import maybe_load_checkpoint, run_training
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from prox_monai.cli import main
+from prox_monai.commands import export as export_commands
 from prox_monai.elastic import Supernet, check_architecture
+from prox_monai.export.exported import load_exported
 from prox_monai.integrations.nnunet.checkpoint import check_network, read_checkpoint
 from prox_monai.integrations.nnunet.export import export_stock
 from prox_monai.integrations.nnunet.extend import extend
@@ -201,6 +204,22 @@ def test_an_exported_folder_predicts_without_our_trainer(trained, folders, tmp_p
     predicted = np.load(next((tmp_path / "out").glob("*.npz")))["probabilities"]
     predictor(folder).predict_from_files_sequential([[str(case)]], [str(tmp_path / "again")], save_probabilities=True)
     assert np.allclose(predicted, np.load(tmp_path / "again.npz")["probabilities"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("default")  # the exporters' own
+@pytest.mark.parametrize(("format", "package"), [("onnx", "onnxscript"), ("openvino", "openvino")])
+def test_the_command_exports_a_subnet(trained, tmp_path, capsys, format, package):
+    """With the same logits; the command says so, and refuses what differs."""
+    pytest.importorskip(package, reason='needs pip install "prox-monai[export]"')
+    output = tmp_path / "exported"
+    arguments = ["export", format, str(trained.folder), "--subnet", "smallest", "--output", str(output)]
+    assert main(arguments, export_commands.COMMANDS) == 0
+    assert "logits     differ by" in capsys.readouterr().out
+    _, runtime = load_exported(output)
+    x = image(trained)
+    with torch.no_grad():
+        expected = trained.model.supernet.extract(trained.model.space.smallest()).eval()(x)
+        torch.testing.assert_close(runtime(x), expected, atol=1e-4 * max(1, float(expected.abs().max())), rtol=0)
 
 
 @pytest.fixture
