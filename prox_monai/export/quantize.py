@@ -42,7 +42,7 @@ def quantize_openvino(model: openvino.Model, patches: Patches) -> openvino.Model
         ValueError: When there is no patch.
     """
     with _nncf(patches) as nncf:
-        return nncf.quantize(model, _dataset(nncf, patches), subset_size=len(patches), ignored_scope=_resizing(nncf))
+        return nncf.quantize(model, _dataset(nncf, patches), subset_size=len(patches), **_everywhere(nncf))
 
 
 def quantize_within(
@@ -78,6 +78,7 @@ def quantize_within(
             max_drop=max_drop,
             drop_type=nncf.DropType.ABSOLUTE,
             subset_size=len(patches),
+            advanced_quantization_parameters=_without_overflow(nncf),
             ignored_scope=_resizing(nncf),
         )
 
@@ -102,13 +103,26 @@ def quantize_trainable(network: nn.Module, patches: Patches) -> nn.Module:
             at_fixed_size(network, shape),
             nncf.Dataset(patches),
             subset_size=len(patches),
-            ignored_scope=_resizing(nncf),
+            **_everywhere(nncf),
         )
 
 
 def uncompiled() -> AbstractContextManager:
     """Return a context without ``torch.compile``: NNCF compiles its small functions for every shape, a second each."""
     return torch.compiler.set_stance("force_eager")
+
+
+def _everywhere(nncf: Any) -> dict[str, Any]:
+    """Options of every quantisation after which layers are not chosen anew."""
+    return {"advanced_parameters": _without_overflow(nncf), "ignored_scope": _resizing(nncf)}
+
+
+def _without_overflow(nncf: Any) -> Any:
+    """Weights of seven bits: processors without VNNI add products of eight in 16 bits, where they overflow.
+
+    A file goes to other devices than the one that wrote it; there labels would be wrong, without an error.
+    """
+    return nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
 
 
 def _resizing(nncf: Any) -> Any:

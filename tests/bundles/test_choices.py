@@ -32,11 +32,12 @@ def network_of(bundle, **choice) -> torch.nn.Module:
 
 @torch.no_grad()
 def test_a_handler_and_network_def_choose_the_same_network(trained, tmp_path):
-    """Bitwise the same logits of a whole volume."""
+    """Bitwise the same logits."""
     asked = {"subnets": list(SUBNETS), "output_dir": str(tmp_path)}
     parser = trained.begin("train", "train.json", "evaluate.json", **asked).parser
     evaluator, batches = (parser.get_parsed_content(f"validate::{name}") for name in ("evaluator", "dataloader"))
-    image, outputs = next(iter(batches))["image"], []
+    channels, outputs = next(iter(batches))["image"].shape[1], []
+    image = torch.rand(1, channels, *trained.override["patch"])
     evaluator.add_event_handler("ITERATION_COMPLETED", lambda engine: outputs.append(engine.network(image)))
     evaluator.run()
     by_handler = outputs[:: len(batches)]

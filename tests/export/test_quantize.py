@@ -42,6 +42,15 @@ def test_after_training(networks, shape, patches, tmp_path, capsys):
     assert parity.agreement > 0.9
 
 
+def test_weights_do_not_overflow_on_processors_without_vnni(networks, shape, patches):
+    """Seven bits: two products with activations of eight fit into sixteen."""
+    model = quantize_openvino(convert_openvino(networks["plain"], shape), patches)
+    constants = [operation for operation in model.get_ops() if operation.get_type_name() == "Constant"]
+    weights = [each.get_data() for each in constants if each.get_data().dtype == "int8"]
+    assert weights
+    assert max(abs(each.astype(int)).max() for each in weights) <= 64
+
+
 def test_resizing_stays_in_floating_point(networks, shape, patches):
     """A resolution below 1 adds no layer in 8 bits: as many quantisers as at full resolution."""
     plain, half = (quantize_openvino(convert_openvino(networks[name], shape), patches) for name in ("plain", "half"))
