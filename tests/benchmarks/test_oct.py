@@ -112,7 +112,7 @@ def test_summary_and_picture(finished):
 def test_readme_says_it(finished):
     assert (finished.folder / "written").exists()
     text = "\n".join(device_lines.oct_lines(finished.folder / "results"))
-    assert "16 images" in text
+    assert "16 unseen images" in text
     assert "| `plus` | 2 |" in text
     assert "| `progressive_shrinking` | 2 |" in text
 
