@@ -34,7 +34,7 @@ from typing import Any
 import torch
 import update_readme
 from comparison.command import BENCHMARKS, run
-from comparison.oct_summary import summarise, table
+from comparison.oct_summary import comparable, summarise, table
 from comparison.published import UNITS, includes_published, publish_units, take_published
 from comparison.summary import BUCKETS, bucket_scores, write_json
 from comparison.workplace import environment
@@ -190,9 +190,8 @@ class Unit:
         if begun is None:
             _write(self.folder / "unit.json", wanted)
             return
-        names = [
-            name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name) and name not in NO_SETTINGS
-        ]
+        begun = {name: value for name, value in begun.items() if name not in NO_SETTINGS}  # older ones have them
+        names = [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]
         if names:
             raise ValueError(
                 f"{self.folder} was begun with other settings: {', '.join(names)}. What is there is kept; give another "
@@ -265,7 +264,7 @@ def publish(place: Place) -> None:
     folder = RESULTS if all_published else place.output
     settings = {"epochs": place.settings["epochs"], "pixels": place.pixels}
     write_json({**settings, **summary}, folder / f"{place.name}.json")
-    compared = [result for result in results if result["fold"] in summary["shared_folds"]] or results
+    compared = comparable(results)
     scores = bucket_scores(compared)
     buckets = min(BUCKETS, len({latency for pairs in scores.values() for latency, _ in pairs}))
     title = f"Retinal OCT, {place.subnets} random subnets in each of {len({r['fold'] for r in compared})} folds"

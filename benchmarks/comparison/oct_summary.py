@@ -25,16 +25,29 @@ def summarise(results: Results) -> dict[str, Any]:
     """Return a row per method, balanced accuracy by latency, and the units without subnets and predictions."""
     left_out = ("subnets", "largest", "environment")
     methods = dict.fromkeys(result["method"] for result in results)
-    folds = [{result["fold"] for result in results if result["method"] == method} for method in methods]
-    shared = set.intersection(*folds)
+    shared = shared_folds(results)
     return {
         "images": len({image["case"] for result in results for image in result["largest"]}),
         "machine": {**results[-1]["environment"], "device": devices(results)},
         "shared_folds": sorted(shared),
         "methods": {name: method_row(name, results, shared) for name in methods},
-        "latency_buckets": by_latency([result for result in results if result["fold"] in shared] or results),
+        "latency_buckets": by_latency(comparable(results)),
         "units": [{key: value for key, value in r.items() if key not in left_out} for r in results],
     }
+
+
+def shared_folds(results: Results) -> set[int]:
+    """Return the folds that all methods have, on which alone they compare."""
+    folds: dict[str, set[int]] = {}
+    for result in results:
+        folds.setdefault(result["method"], set()).add(result["fold"])
+    return set.intersection(*folds.values())
+
+
+def comparable(results: Results) -> Results:
+    """Return the units of the folds that all methods have; all units where there is no such fold."""
+    shared = shared_folds(results)
+    return [result for result in results if result["fold"] in shared] or results
 
 
 def method_row(method: str, results: Results, shared: Collection[int]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 FORMATS = ("JPEG", "PNG")
 GREY = "L"  # Pillow's mode of one channel of 8 bits, which is what OCT devices export
 COLUMNS = ("file", "class", "patient")
-MANY_IMAGES = 5000  # whose check takes so long that it is announced
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +92,7 @@ def check_class_folders(images: Sequence[LabelledImage]) -> None:
     """
     if not images:
         raise ValueError("images must not be empty.")
-    if len(images) >= MANY_IMAGES:
-        logger.info("checking %d images ...", len(images))
+    logger.info("checking %d images", len(images))
     with ThreadPoolExecutor() as pool:  # Pillow decodes without the interpreter's lock
         problems = [problem for problem in pool.map(_image_problem, [image.path for image in images]) if problem]
     raise_for_problems(images[0].path.parent.parent, problems)

@@ -13,8 +13,8 @@ _SLOW_GRADIENTS = "AVX2"
 def trained_fast(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a network's tensors with 3-D kernels channels last, where the processor trains them faster so.
 
-    On processors whose widest instructions are AVX2, oneDNN takes a fifth to a third less time for a step of a 3-D
-    U-Net (``benchmarks/memory_format.py``). All values are the same; a convolution adds them up in another order.
+    On processors whose widest instructions are AVX2, oneDNN takes a quarter less time for a step of a 3-D U-Net
+    (``benchmarks/memory_format.py``). All values are the same; a convolution adds them up in another order.
     Other tensors, processors and GPUs: as they are.
     """
     if torch.backends.cpu.get_cpu_capability() != _SLOW_GRADIENTS:

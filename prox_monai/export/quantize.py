@@ -42,7 +42,7 @@ def quantize_openvino(model: openvino.Model, patches: Patches) -> openvino.Model
         ValueError: When there is no patch.
     """
     with _nncf(patches) as nncf:
-        return nncf.quantize(model, _dataset(nncf, patches), subset_size=len(patches), **_everywhere(nncf))
+        return nncf.quantize(model, _dataset(nncf, patches), subset_size=len(patches), **_options(nncf))
 
 
 def quantize_within(
@@ -103,7 +103,7 @@ def quantize_trainable(network: nn.Module, patches: Patches) -> nn.Module:
             at_fixed_size(network, shape),
             nncf.Dataset(patches),
             subset_size=len(patches),
-            **_everywhere(nncf),
+            **_options(nncf),
         )
 
 
@@ -112,8 +112,8 @@ def uncompiled() -> AbstractContextManager:
     return torch.compiler.set_stance("force_eager")
 
 
-def _everywhere(nncf: Any) -> dict[str, Any]:
-    """Options of every quantisation after which layers are not chosen anew."""
+def _options(nncf: Any) -> dict[str, Any]:
+    """Options of a quantisation that is made once, without accuracy control."""
     return {"advanced_parameters": _without_overflow(nncf), "ignored_scope": _resizing(nncf)}
 
 

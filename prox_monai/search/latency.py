@@ -158,34 +158,28 @@ def measure_latencies(
     with claim(path, socket.gethostname()) as ours:
         if not ours:
             raise RuntimeError(f"{path} is being measured here already; two at once would slow each other down.")
-        yield from _measured(supernet, plan, input_shape, make, conditions, path, seed)
+        done = _measured(path, conditions)
+        wanted = list(_jobs(supernet, plan, input_shape))
+        jobs = [job for job in wanted if identity(job.about) not in done]
+        asked = {identity(job.about) for job in wanted}
+        yield from (row for what, row in done.items() if what in asked)
+        random.Random(seed).shuffle(jobs)  # what the machine does meanwhile hits large and small alike
+        for start in range(0, len(jobs), _TOGETHER):
+            together = jobs[start : start + _TOGETHER]
+            runs = [(make(job.network(), job.shape), torch.rand(1, *job.shape)) for job in together]
+            for job, times in zip(together, _take_turns(runs), strict=True):
+                row = job.about | asdict(conditions) | times
+                append_row(row, path)
+                yield row
 
 
-def _measured(
-    supernet: Supernet,
-    plan: Plan,
-    input_shape: Sequence[int],
-    make: MakeRuntime,
-    conditions: Conditions,
-    path: str | Path,
-    seed: int,
-) -> Iterator[Row]:
+def _measured(path: str | Path, conditions: Conditions) -> dict[Hashable, Row]:
+    """The rows of these conditions by what was timed; of several the first."""
     done: dict[Hashable, Row] = {}
     for row in read_latencies(path):
         if Conditions.of(row) == conditions:
             done.setdefault(identity(row), row)
-    wanted = list(_jobs(supernet, plan, input_shape))
-    jobs = [job for job in wanted if identity(job.about) not in done]
-    asked = {identity(job.about) for job in wanted}
-    yield from (row for what, row in done.items() if what in asked)
-    random.Random(seed).shuffle(jobs)  # what the machine does meanwhile hits large and small alike
-    for start in range(0, len(jobs), _TOGETHER):
-        together = jobs[start : start + _TOGETHER]
-        runs = [(make(job.network(), job.shape), torch.rand(1, *job.shape)) for job in together]
-        for job, times in zip(together, _take_turns(runs), strict=True):
-            row = job.about | asdict(conditions) | times
-            append_row(row, path)
-            yield row
+    return done
 
 
 def read_latencies(path: str | Path) -> list[Row]:

@@ -26,6 +26,20 @@ def test_it_replaces_when_told_to(tmp_path):
     assert list(tmp_path.rglob("*")) == [target, target / "new"]
 
 
+def test_what_cannot_be_put_in_its_place_leaves_what_was_there(tmp_path):
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "old").touch()
+
+    def make_nothing() -> None:
+        with complete_folder(target, replace=True):
+            pass
+
+    with pytest.raises(FileNotFoundError):
+        make_nothing()
+    assert list(tmp_path.rglob("*")) == [target, target / "old"]
+
+
 @pytest.mark.parametrize("replace", [False, True])
 def test_an_error_leaves_what_was_there(tmp_path, replace):
     target = tmp_path / "folder"
