@@ -6,10 +6,11 @@
 
 `MODEL_FOLDER` is one of ProXTrainer, for example what `make demo DATA=Task04_Hippocampus` leaves in
 runs/demo/nnUNet_results; nnUNet_preprocessed names the data it was trained on. What is published is of the family of
-benchmarks/device.yaml, `--fold 1`. One thread, one run:
+benchmarks/device.yaml, `--fold 2`. One thread, one run:
 
-1. A search on the tuning half of the unseen cases finds subnets with few multiply-adds whose Dice is within 0.01 of the
-   largest's; of the ten with the fewest, the one that OpenVINO runs fastest in int8 is chosen.
+1. A search on the tuning half of the unseen cases finds subnets with few multiply-adds whose Dice is within 0.005 of
+   the largest's; of the ten with the fewest, the one that OpenVINO runs fastest in int8 is chosen. On the other half
+   it is held to 0.01: of what is just within a limit on 20 cases, half is beyond it on 20 others.
 2. It is exported for OpenVINO in int8 and in 32 bits, for ONNX Runtime, and by torch.export, each compared with the
    plain network; the largest is exported as a stock nnU-Net folder, whose logits are compared as well.
 3. Chosen, largest, and the network that nnU-Net plans are timed per patch in all runtimes, taking turns in each.
@@ -58,7 +59,7 @@ from prox_monai.space import SubnetConfig
 
 RESULTS = Path(__file__).parent / "results"
 INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
-WITHIN = 0.01  # Dice
+WITHIN = 0.005  # Dice, of the largest subnet
 CANDIDATES = 10
 QUANTISED = "openvino-int8"
 FORMS = (("openvino", "int8"), ("openvino", "fp32"), ("onnx", "fp32"), ("torch", "fp32"))
@@ -145,7 +146,8 @@ def choose(model: TrainedModel, trials: int, folder: Path, threads: int) -> tupl
     times = side_by_side(runtimes, torch.randn(1, *shape))
     fastest = min(times, key=times.__getitem__)
     dice = next(row["dice"] for row in good if row["name"] == fastest)
-    return candidates[fastest], {"largest": largest["dice"], "chosen": dice, "subnets": len(found.tuning)}
+    tuned = {"within": WITHIN, "largest": largest["dice"], "chosen": dice, "subnets": len(found.tuning)}
+    return candidates[fastest], tuned
 
 
 def export(model: TrainedModel, config: SubnetConfig, form: str, output: Path) -> dict[str, Any]:

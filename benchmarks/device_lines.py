@@ -149,12 +149,12 @@ def _deploy_lines(result: Mapping[str, Any]) -> list[str]:
         f"`make bench-deploy MODEL=... FOLD={result['fold']}` on {machine['device']}{only}: {result['dataset']}, a "
         f"family of {result['subnets']:,} subnets at {_listed(result['resolution'])} of the resolution, one patch, "
         f"{threads} thread{'s' * (threads > 1)}, all in one run. Chosen on the tuning half, of "
-        f"{result['tuning']['subnets']} subnets that a search tried, was `{result['subnet']}`, within 0.01 Dice of the "
-        f"largest and the fastest in int8 of the ten cheapest. On the other {reported['cases']} unseen cases the "
-        f"largest has {reported['largest']:.3f}, the chosen one {reported['chosen']:.3f}, in int8 "
-        f"{reported['int8']:.3f}. In int8 it takes {planned['torch'] / chosen['openvino-int8']:.0f} times less time "
-        f"than nnU-Net's planned network in PyTorch, {planned['openvino-int8'] / chosen['openvino-int8']:.1f} times "
-        f"less than that in int8.",
+        f"{result['tuning']['subnets']} subnets that a search tried, was `{result['subnet']}`, within "
+        f"{result['tuning']['within']} Dice of the largest and the fastest in int8 of the ten cheapest. On the other "
+        f"{reported['cases']} unseen cases the largest has {reported['largest']:.3f}, the chosen one "
+        f"{reported['chosen']:.3f}, in int8 {reported['int8']:.3f}. In int8 it takes "
+        f"{planned['torch'] / chosen['openvino-int8']:.0f} times less time than nnU-Net's planned network in PyTorch, "
+        f"{planned['openvino-int8'] / chosen['openvino-int8']:.1f} times less than that in int8.",
         "",
         *markdown(("network", "parameters", "multiply-adds", *RUNTIMES), "lrrrrrr", rows),
         "",
@@ -265,7 +265,7 @@ def search_lines(results: Path) -> list[str]:
         ]
         lines += [
             "",
-            f"`python benchmarks/search.py latency MODEL_FOLDER --fold 1 --runtime "
+            f"`python benchmarks/search.py latency MODEL_FOLDER --fold {latency['fold']} --runtime "
             f"{' '.join(table['runtime'] for table in tables)}`: latency that `prox-monai latency` predicts from "
             f"blocks against that of whole subnets held out, {latency['machine']['device']}, "
             f"{latency['machine']['threads']} thread:",
@@ -282,14 +282,43 @@ def search_lines(results: Path) -> list[str]:
         search, throughput = searched["search"], searched["throughput"]
         lines += [
             "",
-            f"`python benchmarks/search.py model MODEL_FOLDER --fold 1` on {searched['machine']['device']}, "
-            f"{searched['machine']['threads']} thread: `prox-monai search` of {search['space_size']:,} subnets (of a "
-            f"family that was trained for {search['training_steps']:,} steps) with a limit scored {search['scored']} "
-            f"in {search['seconds'] / 60:.1f} minutes; `prox-monai evaluate --no-latency` takes "
+            f"`python benchmarks/search.py model MODEL_FOLDER --fold {searched['fold']}` on "
+            f"{searched['machine']['device']}, threads: {searched['machine']['threads']}: `prox-monai search` of "
+            f"{search['space_size']:,} subnets (of a family that was trained for {search['training_steps']:,} steps) "
+            f"with a limit scored {search['scored']} in {search['seconds'] / 60:.1f} minutes; `prox-monai evaluate "
+            f"--no-latency` takes "
             f"{throughput['ratio']:.2f} times what the networks alone take. With the Dice of the trained subnets on "
             f"the tuning half the search {_against_random(searched['fronts'])}.",
         ]
     return lines
+
+
+def two_processes_lines(results: Path) -> list[str]:
+    """Return the lines on two processes of which one is killed, if they were run."""
+    if (result := _read(results / "two_processes.json")) is None:
+        return []
+    rows = [
+        (
+            what,
+            str(seen["rows"]),
+            str(seen["killed_at"]),
+            str(seen["lost"]),
+            str(seen["doubled"] + seen.get("front_doubled", 0)),
+            f"{seen['seconds'] / 60:.1f} min",
+        )
+        for what, seen in ((f"`prox-monai {name}`", result[key]) for name, key in _TWO_PROCESSES.items())
+    ]
+    return [
+        "",
+        f"`{result['command']}` on {result['machine']['device']}: two processes of one thread each on one search of "
+        f"{result['space_size']:,} subnets and on one table, on unseen cases; one of them is killed in the middle, the "
+        f"other completes the run:",
+        "",
+        *markdown(("command", "rows", "killed at", "lost", "doubled", "time"), "lrrrrr", rows),
+    ]
+
+
+_TWO_PROCESSES = {"search": "search", "evaluate": "table"}
 
 
 def _against_random(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,7 @@ model    `prox-monai search` with a limit, and its time; `evaluate` without late
          trained subnets have on the tuning half.
 latency  `prox-monai latency` with 50 held-out subnets.
 
-The published figures are of the family of benchmarks/device.yaml, fold 1. `model` needs nnU-Net's variable
+The published figures are of the family of benchmarks/device.yaml, fold 2. `model` needs nnU-Net's variable
 nnUNet_preprocessed.
 """
 
@@ -314,6 +314,7 @@ def main() -> None:
         result = _latency(arguments)
     elif arguments.what == "model":
         result = {
+            "fold": arguments.fold,
             "search": measure_search(arguments.model, arguments.fold, arguments.share, arguments.trials),
             "throughput": measure_throughput(arguments.model, arguments.fold, arguments.subnets),
             "fronts": measure_fronts(arguments.model, arguments.fold, arguments.share, arguments.compared),
@@ -353,7 +354,7 @@ def _latency(arguments: argparse.Namespace) -> dict[str, Any]:
     for conditions in rows_by_conditions(arguments.table, threads=arguments.threads):
         accuracy = read_table(arguments.table, conditions).accuracy()
         found.append({**asdict(conditions), **(asdict(accuracy) if accuracy else {})})
-    return {"tables": found}
+    return {"fold": arguments.fold, "tables": found}
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from device_lines import (
     oct_lines,
     reversible_lines,
     search_lines,
+    two_processes_lines,
 )
 
 from prox_monai.evaluation.multiply_adds import ALIASES
@@ -320,6 +321,7 @@ def table() -> str:
         *deploy_lines(RESULTS),
         *compression_lines(RESULTS),
         *search_lines(RESULTS),
+        *two_processes_lines(RESULTS),
         *bundle_lines(),
         *oct_lines(RESULTS),
         *auto3dseg_lines(RESULTS),

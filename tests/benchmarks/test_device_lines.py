@@ -52,7 +52,7 @@ def test_deploy(results):
             "subnets": 1679616,
             "resolution": [0.6, 0.8, 1.0],
             "machine": {"device": "a processor", "instructions": "AVX2"},
-            "tuning": {"subnets": 62},
+            "tuning": {"within": 0.005, "subnets": 62},
             "networks": {
                 "planned": row(5_600_000, 19_140_000_000, 1),
                 "largest": row(1_600_000, 4_000_000_000, 2),
@@ -104,6 +104,27 @@ def test_compression(results):
     assert "| int8, trained with it | refused: the drop is too large |" in text
 
 
+def test_two_processes(results):
+    folder, write = results
+    assert device_lines.two_processes_lines(folder) == []
+    seen = {"rows": 400, "killed_at": 201, "lost": 0, "doubled": 0, "seconds": 420.0}
+    write(
+        "two_processes",
+        {
+            "command": "python benchmarks/two_processes.py --fold 2",
+            "machine": {"device": "a processor"},
+            "space_size": 1_119_744,
+            "search": {**seen, "front": 12, "front_doubled": 1},
+            "table": {**seen, "rows": 60, "lost": 2},
+        },
+    )
+    text = "\n".join(device_lines.two_processes_lines(folder))
+    assert "`python benchmarks/two_processes.py --fold 2` on a processor: two processes" in text
+    assert "search of 1,119,744 subnets" in text
+    assert "| `prox-monai search` | 400 | 201 | 0 | 1 | 7.0 min |" in text
+    assert "| `prox-monai evaluate` | 60 | 201 | 2 | 0 | 7.0 min |" in text
+
+
 def test_auto3dseg_beside_segresnet(results):
     folder, write = results
     scores = {"prox": 0.873, "segresnet": 0.5}
@@ -120,6 +141,7 @@ def test_search(results):
         "search_latency",
         {
             "machine": {"device": "a processor", "threads": 1},
+            "fold": 2,
             "tables": [{"runtime": "openvino", "networks": 50, "mean_error": 0.031, "tau": 0.962}],
         },
     )
@@ -132,13 +154,15 @@ def test_search(results):
         "search_model",
         {
             "machine": {"device": "a processor", "threads": 1},
+            "fold": 3,
             "search": {"space_size": 65536, "training_steps": 2880, "scored": 300, "seconds": 300.0},
             "throughput": {"ratio": 1.08},
             "fronts": seeds[:1],
         },
     )
     text = "\n".join(device_lines.search_lines(folder))
-    assert "`python benchmarks/search.py latency MODEL_FOLDER --fold 1 --runtime openvino`" in text
+    assert "`python benchmarks/search.py latency MODEL_FOLDER --fold 2 --runtime openvino`" in text
+    assert "`python benchmarks/search.py model MODEL_FOLDER --fold 3` on a processor" in text
     assert "| openvino | 50 | 3.1% | 0.962 |" in text
     assert "among 8,503,056 subnets" in text
     assert "for 1 of 2 seeds; of the random subnets' front it beats or equals 50% to 100%" in text

@@ -172,7 +172,7 @@ def _check_nifti(path: Path, *, flat_too: bool) -> None:
         flat_too: whether it may also have two dimensions.
 
     Raises:
-        ValueError: When the file is either of them, or has other dimensions.
+        ValueError: When the file is either of them, is empty, or has other dimensions.
     """
     if not path.name.endswith((".nii", ".nii.gz")):
         return
@@ -180,6 +180,8 @@ def _check_nifti(path: Path, *, flat_too: bool) -> None:
         values = np.asanyarray(nibabel.load(path).dataobj)
     except Exception as error:  # of the file system, gzip, the header
         raise ValueError(f"{path.name}: cannot be read as an image: {' '.join(str(error).split())[:300]}") from error
+    if not values.size:
+        raise ValueError(f"{path.name}: is empty, its size is {list(values.shape)} voxels")
     if values.ndim != 3 and not (flat_too and values.ndim == 2):
         wanted = "2 or 3" if flat_too else "3"
         raise ValueError(

@@ -54,6 +54,21 @@ def test_a_trained_model_is_searched(benchmark, small, varied, finished, monkeyp
     assert throughput["ratio"] == pytest.approx(throughput["evaluate_seconds"] / throughput["network_seconds"])
 
 
+def test_one_of_two_processes_is_killed(benchmark, finished, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    two_processes = benchmark("two_processes")
+    monkeypatch.setattr(two_processes.update_readme, "write_readme", (tmp_path / "written").touch)
+    monkeypatch.setattr(two_processes, "SHARE", 0.5)
+    sizes = ["--trials", "12", "--subnets", "6", "--output", str(tmp_path / "out")]
+    assert two_processes.main(["--model", str(finished.parent), *sizes]) == 0
+    result = json.loads((tmp_path / "results" / "two_processes.json").read_text())
+    for seen, rows in ((result["search"], 12), (result["table"], 9)):  # of the table also both ends and the middle
+        assert rows / 2 - 2 <= seen["killed_at"] <= seen["rows"] <= rows
+        assert (seen["lost"], seen["doubled"]) == (0, 0)
+    assert result["search"]["front"] > result["search"]["front_doubled"] == 0
+    assert "search rows: " in capsys.readouterr().out
+
+
 def test_a_subnet_is_compressed(benchmark, finished, monkeypatch, tmp_path, capsys):
     if any(find_spec(name) is None for name in ("openvino", "nncf")):
         pytest.skip('needs pip install "prox-monai[export]"')

@@ -99,10 +99,11 @@ def bad_images() -> dict[str, tuple[object, str]]:
         "not-finite": (broken, "a.nii.gz: holds 2 values that are not finite"),
         "constant": (np.full((20, 28, 20), 7.0), "a: channel 0 is constant, every voxel is 7"),
         "zero": (np.zeros((20, 28, 20)), "a: channel 0 is constant, every voxel is 0"),
+        "empty": (np.zeros((20, 0, 20)), "a.nii.gz: is empty, its size is"),
     }
 
 
-@pytest.mark.parametrize("kind", ["4-d", "not-finite", "constant", "zero"])
+@pytest.mark.parametrize("kind", ["4-d", "not-finite", "constant", "zero", "empty"])
 def test_what_cannot_be_predicted(kind, deployed, write, tmp_path):
     values, message = bad_images()[kind]
     write("a.nii.gz", values)
