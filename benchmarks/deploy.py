@@ -94,6 +94,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "model": model.digest,
         "fold": model.fold,
         "subnets": model.space.size(),
+        "width": list(model.space.width),
         "resolution": list(model.space.resolution),
         "subnet": chosen.name,
         "tuning": tuned,

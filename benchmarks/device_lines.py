@@ -147,8 +147,9 @@ def _deploy_lines(result: Mapping[str, Any]) -> list[str]:
     return [
         "",
         f"`make bench-deploy MODEL=... FOLD={result['fold']}` on {machine['device']}{only}: {result['dataset']}, a "
-        f"family of {result['subnets']:,} subnets at {_listed(result['resolution'])} of the resolution, one patch, "
-        f"{threads} thread{'s' * (threads > 1)}, all in one run. Chosen on the tuning half, of "
+        f"family of {result['subnets']:,} subnets of {_listed(result['width'])} of the planned channels at "
+        f"{_listed(result['resolution'])} of the resolution, one patch, {threads} thread{'s' * (threads > 1)}, all in "
+        f"one run. Chosen on the tuning half, of "
         f"{result['tuning']['subnets']} subnets that a search tried, was `{result['subnet']}`, within "
         f"{result['tuning']['within']} Dice of the largest and the fastest in int8 of the ten cheapest. On the other "
         f"{reported['cases']} unseen cases the largest has {reported['largest']:.3f}, the chosen one "
@@ -216,6 +217,21 @@ def memory_format_lines(results: Path) -> list[str]:
             f"{result['threads']}: a step of forward and backward pass with 3-D kernels channels last, {said}.",
         ]
     return lines
+
+
+def single_image_lines(results: Path) -> list[str]:
+    """Return the lines on convolutions of one image, if they were measured."""
+    if (result := _read(results / "single_image.json")) is None:
+        return []
+    machine, threads = result["machine"], result["threads"]
+    pairs = {name: (times["oneDNN"], times["as torch"]) for name, times in result["milliseconds"].items()}
+    said = "; ".join(f"`{name}` {a:.0f} ms instead of {b:.0f} ms (x {b / a:.1f})" for name, (a, b) in pairs.items())
+    return [
+        "",
+        f"`python benchmarks/single_image.py` on {machine['device']} ({machine['instructions']}), {threads} "
+        f"thread{'s' * (threads > 1)}: a pass of one hippocampus patch in torch, with oneDNN for what torch would "
+        f"unfold, {said}.",
+    ]
 
 
 def _listed(values: Sequence[float]) -> str:

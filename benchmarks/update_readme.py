@@ -24,6 +24,7 @@ from device_lines import (
     oct_lines,
     reversible_lines,
     search_lines,
+    single_image_lines,
     two_processes_lines,
 )
 
@@ -183,7 +184,7 @@ def method_cells(name: str, row: dict) -> tuple[str, ...]:
     return (
         f"`{name}`",
         str(len(row["seeds"])),
-        f"{row['train_seconds'] / 60:.1f} min",
+        "" if row["train_seconds"] is None else f"{row['train_seconds'] / 60:.1f} min",
         *(_number(row[f"{field}_ratio"], 2) for field in ("train_seconds", "multiply_adds_1e9")),
         span,
         *(_number(row[alias]) for alias in ("smallest", "largest")),
@@ -329,6 +330,7 @@ def table() -> str:
         *ranking_lines(),
         *step_cost_lines(),
         *memory_format_lines(RESULTS),
+        *single_image_lines(RESULTS),
         *reversible_lines(RESULTS),
     ]
     return "\n".join(lines) + "\n"

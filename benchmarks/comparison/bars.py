@@ -77,6 +77,15 @@ def timed_training(run: Mapping[str, Any]) -> tuple[Any, ...]:
     return *seed_and_fold(run), run["environment"]["device"]
 
 
+def timed_with_baseline(results: Results) -> list[Mapping[str, Any]]:
+    """Return the units on a processor or GPU that the baseline was trained on, all where there is no baseline.
+
+    Times of the others stand beside nothing that they compare with.
+    """
+    devices = {run["environment"]["device"] for run in results if run["method"] == BASELINE}
+    return [run for run in results if not devices or run["environment"]["device"] in devices]
+
+
 def pairs(
     results: Results,
     ours: str,

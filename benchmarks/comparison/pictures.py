@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from comparison.bars import BASELINE
+from comparison.bars import BASELINE, timed_with_baseline
 from comparison.summary import BUCKETS, bucket_scores
 from prox_monai.search.plots import bucket_picture, loss_picture
 
@@ -64,8 +64,11 @@ def by_method(results: Results) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def time_picture(results: Results, path: Path, *, title: str) -> None:
-    """Draw the training time of each method, its polishing apart (ProX, figure 3); whiskers span the seeds."""
-    groups = by_method(results)
+    """Draw the training time of each method, its polishing apart (ProX, figure 3); whiskers span the seeds.
+
+    Units that were trained elsewhere than the baseline are left out.
+    """
+    groups = by_method(timed_with_baseline(results))
     figure = Figure(figsize=(9, 1.4 + 0.36 * len(groups)), layout="constrained")
     axes = figure.subplots()
     minutes = {name: [run["train_seconds"] / 60 for run in runs] for name, runs in groups.items()}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison.bars import BASELINE, bars, timed_training
+from comparison.bars import BASELINE, bars, seed_and_fold, timed_training, timed_with_baseline
 from comparison.methods import Method
 from comparison.units import Unit
 from prox_monai.search.pareto import latency_buckets
@@ -72,12 +72,20 @@ def devices(results: Iterable[Mapping[str, Any]]) -> str:
 
 
 def medians(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the medians over the units of one method; costs also against the baseline's, see ``timed_training``."""
-    baseline = {timed_training(result): result for result in results if result["method"] == BASELINE}
-    pairs = [(run, baseline[timed_training(run)]) for run in runs if timed_training(run) in baseline]
+    """Return the medians over the units of one method; costs also against the baseline's of the same seed and fold.
+
+    Times are those of units that were trained where the baseline was, see ``timed_with_baseline``.
+    """
     row: dict[str, Any] = {"seeds": sorted({run["seed"] for run in runs}), "units": len(runs)}
-    for field in ("train_seconds", "train_seconds_without_polish", "multiply_adds_1e9"):
-        row[field] = _median(run.get(field) for run in runs)
+    timed = [run for run in timed_with_baseline(results) if run["method"] == runs[0]["method"]]
+    for field, counted, key in (
+        ("train_seconds", timed, timed_training),
+        ("train_seconds_without_polish", timed, timed_training),
+        ("multiply_adds_1e9", runs, seed_and_fold),
+    ):
+        baseline = {key(result): result for result in results if result["method"] == BASELINE}
+        pairs = [(run, baseline[key(run)]) for run in counted if key(run) in baseline]
+        row[field] = _median(run.get(field) for run in counted)
         row[f"{field}_ratio"] = _median(
             run[field] / base[field] for run, base in pairs if run.get(field) is not None and base.get(field)
         )

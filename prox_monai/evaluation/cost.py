@@ -21,6 +21,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from prox_monai.evaluation.single_image import OneImage
+
 _INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "asimddp", "asimd")
 
 
@@ -125,7 +127,7 @@ def latency(
     device = _device(device)
     plain = copy.deepcopy(network).to(device).eval()
     x = torch.rand(1, *input_shape, device=device)
-    with torch.inference_mode():
+    with torch.inference_mode(), OneImage():
         for _ in range(warmup):
             plain(x)
         times = [_milliseconds(lambda: plain(x), device) for _ in range(repeats)]
@@ -170,7 +172,7 @@ def _resident_growth(skeleton: nn.Module, input_shape: Sequence[int], threads: i
     _load_kernels()
     before = _peak_resident_bytes()
     plain = _copy(skeleton, lambda tensor: torch.ones(tensor.shape, dtype=tensor.dtype))
-    with torch.inference_mode():
+    with torch.inference_mode(), OneImage():
         plain(torch.rand(1, *input_shape))
     return _peak_resident_bytes() - before
 

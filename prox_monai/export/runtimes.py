@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from prox_monai.evaluation.single_image import OneImage
 from prox_monai.export.onnx import OnnxRuntime, write_onnx
 from prox_monai.export.openvino import OpenVinoRuntime, convert_openvino
 from prox_monai.export.quantize import quantize_openvino
@@ -19,7 +20,7 @@ MakeRuntime = Callable[[nn.Module, Sequence[int], int], Runtime]
 
 
 class PlainRuntime:
-    """A network as it is, run by torch.
+    """A network as it is, run by torch, with oneDNN's convolutions (:class:`OneImage`).
 
     Args:
         network: plain network, not changed.
@@ -27,7 +28,7 @@ class PlainRuntime:
     """
 
     name = "torch"
-    device = "cpu"
+    device = "cpu (oneDNN)"
     version = torch.__version__
 
     def __init__(self, network: nn.Module, threads: int) -> None:
@@ -36,7 +37,7 @@ class PlainRuntime:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map one patch ``(1, C, *spatial)`` to its logits."""
-        with torch.inference_mode():
+        with torch.inference_mode(), OneImage():
             return self._network(x)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from prox_monai.evaluation.single_image import OneImage
 from prox_monai.export.fixed_size import at_fixed_size
 
 FILE = "model.pt2"
@@ -33,7 +34,7 @@ def write_torch(network: nn.Module, input_shape: Sequence[int], folder: str | Pa
 
 
 class TorchRuntime:
-    """An exported program in this process' torch.
+    """An exported program in this process' torch, with oneDNN's convolutions (:class:`OneImage`).
 
     Args:
         path: the program.
@@ -44,7 +45,7 @@ class TorchRuntime:
     """
 
     name = "torch"
-    device = "cpu"
+    device = "cpu (oneDNN)"
     version = torch.__version__
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
@@ -59,5 +60,5 @@ class TorchRuntime:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map one patch ``(1, C, *spatial)`` to its logits."""
-        with torch.inference_mode():
+        with torch.inference_mode(), OneImage():
             return self._program(x)

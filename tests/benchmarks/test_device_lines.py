@@ -50,6 +50,7 @@ def test_deploy(results):
             "threads": 1,
             "fold": 2,
             "subnets": 1679616,
+            "width": [0.25, 0.5],
             "resolution": [0.6, 0.8, 1.0],
             "machine": {"device": "a processor", "instructions": "AVX2"},
             "tuning": {"within": 0.005, "subnets": 62},
@@ -70,7 +71,7 @@ def test_deploy(results):
     assert "60 times less time than nnU-Net's planned network in PyTorch, 10.0 times less than that in int8" in text
     assert "on a processor with no other instructions than those of AVX2" in text
     assert "FOLD=2` on" in text
-    assert "a family of 1,679,616 subnets at 0.6, 0.8 and 1 of the resolution" in text
+    assert "subnets of 0.25 and 0.5 of the planned channels at 0.6, 0.8 and 1 of the resolution" in text
     assert "1 thread, all in one run" in text
     assert "| chosen | 0.17 M | 0.36 G | 30.0 ms | 25.0 ms | 20.0 ms | 5.0 ms |" in text
     assert "in PyTorch | >= 40 | 60.0 | yes |" in text

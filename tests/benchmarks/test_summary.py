@@ -50,6 +50,19 @@ def test_all_processors_are_named(result):
     assert summary["machine"]["device"] == "a processor and another processor"
 
 
+def test_times_of_another_processor_do_not_count_but_dice_and_multiply_adds_do(results, result, tmp_path):
+    elsewhere = {"environment": {"device": "another processor", "cores": 2, "torch": "2.9"}}
+    more = [*results, result("plus", 0.99, 1.0, 2, **elsewhere), result("paper", 0.8, 50.0, **elsewhere)]
+    methods = summary_of(more)["methods"]
+    assert methods["plus"]["train_seconds"] == 30
+    assert methods["plus"]["mean"] == pytest.approx(0.88)
+    assert methods["paper"]["train_seconds"] is methods["paper"]["train_seconds_ratio"] is None
+    assert methods["paper"]["multiply_adds_1e9_ratio"] == pytest.approx(50 / 200)
+    assert update_readme.method_cells("paper", methods["paper"])[:5] == ("`paper`", "1", "", "", "0.25")
+    pictures.time_picture(more, tmp_path / "time.png", title="")
+    assert (tmp_path / "time.png").stat().st_size > 0
+
+
 def test_a_method_without_its_baseline_has_no_ratio(results):
     assert summary_of(results[:1])["methods"]["plus"]["train_seconds_ratio"] is None
 

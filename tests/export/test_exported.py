@@ -107,6 +107,14 @@ def test_what_was_written_opens(format, written, networks, shape):
     assert network.runtime.device.startswith("cpu")
 
 
+def test_inputs_and_outputs_have_the_same_names(written):
+    onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
+    session = onnxruntime.InferenceSession(written / "onnx" / "model.onnx")
+    model = openvino.Core().read_model(written / "openvino" / "model.xml")
+    for theirs, ours in ((session.get_inputs(), model.inputs), (session.get_outputs(), model.outputs)):
+        assert [{port.name} for port in theirs] == [port.names for port in ours]
+
+
 def test_an_image_of_another_shape_is_refused(written):
     _, network = load_exported(written / "torch")
     with pytest.raises(ValueError, match=r"takes \[2, 8, 12, 8\], got \[1, 8, 12, 8\]"):

@@ -15,6 +15,7 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from prox_monai.evaluation.single_image import OneImage
 from prox_monai.integrations.nnunet.deployed import Deployed
 from prox_monai.integrations.nnunet.images import Case, read_case
 from prox_monai.integrations.nnunet.windows import STEP
@@ -81,7 +82,8 @@ class CasePredictor:
             image, None, properties, self._plans, self._configuration, self._deployed.dataset_json
         )
         inputs = torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format)
-        logits = self._predictor.predict_sliding_window_return_logits(inputs)
+        with OneImage():
+            logits = self._predictor.predict_sliding_window_return_logits(inputs)
         segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits,
             self._plans,

@@ -21,6 +21,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from prox_monai.evaluation.single_image import OneImage
 from prox_monai.evaluation.surface import surface_scores
 
 _KEPT_BYTES = 2 * 2**30
@@ -143,7 +144,8 @@ class CaseScorer:
         )
 
     def _predict(self, case: _Case) -> np.ndarray:
-        logits = self._predictor.predict_sliding_window_return_logits(case.data)
+        with OneImage():
+            logits = self._predictor.predict_sliding_window_return_logits(case.data)
         return convert_predicted_logits_to_segmentation_with_correct_shape(
             logits.cpu(),
             self._plans,
