@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 unexport $(filter nnUNet_% PROX_CONFIG,$(.VARIABLES))
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint bench bench-ranking bench-bundles bench-oct bench-reversible bench-auto3dseg bench-deploy bench-compression bench-search bench-step clean
+.PHONY: help test demo lint bench bench-ranking bench-bundles bench-oct bench-reversible bench-auto3dseg bench-deploy bench-compression bench-processes bench-search bench-step clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -47,6 +47,9 @@ bench-deploy: $(INSTALLED) ## a subnet for a device beside nnU-Net's planned net
 bench-compression: $(INSTALLED) ## a subnet in int8, fine-tuned, and both: MODEL=<folder that ProXTrainer trained>, FOLD=<n>, SUBNET=<name>
 	$(BIN)/python benchmarks/compression.py --model "$(MODEL)" $(if $(FOLD),--fold $(FOLD)) $(if $(SUBNET),--subnet "$(SUBNET)") \
 	  $(if $(OUTPUT),--output "$(OUTPUT)")
+
+bench-processes: $(INSTALLED) ## two processes on one search and one table, one killed: MODEL=<folder that ProXTrainer trained>, FOLD=<n>
+	$(BIN)/python benchmarks/two_processes.py --model "$(MODEL)" $(if $(FOLD),--fold $(FOLD)) $(if $(OUTPUT),--output "$(OUTPUT)")
 
 bench-search: $(INSTALLED) ## search among millions of subnets against random ones, with a synthetic Dice
 	$(BIN)/python benchmarks/search.py front

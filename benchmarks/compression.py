@@ -80,7 +80,9 @@ def measure(arguments: argparse.Namespace) -> None:
     model = load_trained(arguments.model, arguments.fold)
     config, cases = model.multiply_adds().find(arguments.subnet), cases_of(model, os.environ)
     wanted = ways(arguments.steps, arguments.drop)
-    folders = {name: arguments.output / config.name / _folder(name, arguments.steps) for name in wanted}
+    folders = {
+        name: arguments.output / config.name / _folder(name, compression) for name, compression in wanted.items()
+    }
     rows = {
         name: exported(cases, config, compression, folders[name])
         for name, compression in tqdm(wanted.items(), desc="exports", disable=None, leave=False)
@@ -126,8 +128,11 @@ def exported(cases: Cases, config: SubnetConfig, compression: Compression, folde
     return {"steps": list(description.source["steps"]), "megabytes": description.checks["megabytes"]["exported"]}
 
 
-def _folder(name: str, steps: int) -> str:
-    return f"{name.replace(', ', '_').replace(' ', '_')}_{steps}" if "tuned" in name or "trained" in name else name
+def _folder(name: str, compression: Compression) -> str:
+    """The name of an export's folder: another number of steps or another limit is another export."""
+    settings = [f"{compression.finetune}"] if compression.finetune else []
+    settings += [f"{compression.max_dice_drop:g}"] if compression.accuracy_aware else []
+    return "_".join([*name.replace(",", "").split(), *settings])
 
 
 if __name__ == "__main__":

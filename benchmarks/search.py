@@ -41,6 +41,7 @@ import torch
 from prox_monai.elastic import Supernet
 from prox_monai.evaluation.cost import device_name
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.evaluation.single_image import OneImage
 from prox_monai.networks import UNetArchitecture
 from prox_monai.search.pareto import hypervolume, pareto_front
 from prox_monai.search.study import Problem, search
@@ -243,7 +244,7 @@ def measure_throughput(folder: str, fold: int, subnets: int) -> dict[str, Any]:
         start = time.perf_counter()
         list(evaluate(named))
         whole = time.perf_counter() - start
-    with torch.inference_mode():
+    with torch.inference_mode(), OneImage():  # as they are evaluated
         for _, config in named:
             network = model.supernet.extract(config).eval()
             start = time.perf_counter()
@@ -352,6 +353,8 @@ def _latency(arguments: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(2)
     found = []
     for conditions in rows_by_conditions(arguments.table, threads=arguments.threads):
+        if conditions.runtime not in arguments.runtime:
+            continue
         accuracy = read_table(arguments.table, conditions).accuracy()
         found.append({**asdict(conditions), **(asdict(accuracy) if accuracy else {})})
     return {"fold": arguments.fold, "tables": found}

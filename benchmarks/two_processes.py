@@ -11,6 +11,7 @@ results go to benchmarks/results/two_processes.json and into README.md.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from comparison.workplace import environment
 
 from prox_monai.evaluation.table import read_lines
 from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
+from prox_monai.search.sampling import random_subnets
 
 RESULTS = Path(__file__).parent / "results"
 SHARE = 0.1  # of the largest's multiply-adds that a subnet of the search may have
@@ -52,7 +54,8 @@ def measure(arguments: argparse.Namespace) -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=arguments.output))
     result = {
-        "command": f"python benchmarks/two_processes.py --model MODEL_FOLDER --fold {arguments.fold}",
+        "command": f"python benchmarks/two_processes.py --model MODEL_FOLDER --fold {arguments.fold} --trials "
+        f"{arguments.trials} --subnets {arguments.subnets}",
         "model": model.digest,
         "space_size": model.space.size(),
         "search": searched(model, arguments.trials, folder / "search"),
@@ -82,9 +85,11 @@ def searched(model: TrainedModel, trials: int, folder: Path) -> dict[str, Any]:
 
 
 def tabulated(model: TrainedModel, subnets: int, table: Path) -> dict[str, Any]:
-    """Evaluate with two processes, one of which dies; returns what became of the rows."""
-    options = ("--random", str(subnets), "--no-latency", "--half", "tuning", "--output", str(table))
-    return one_dies([*_command(model, "evaluate"), *options], table, subnets // 2)
+    """Evaluate with two processes, one of which dies; returns what became of the rows, ``missing`` those asked for."""
+    names = [config.name for config in random_subnets(model.space, subnets, seed=1)]
+    options = ("--subnets", *names, "--no-latency", "--half", "tuning", "--output", str(table))
+    seen = one_dies([*_command(model, "evaluate"), *options], table, subnets // 2)
+    return {**seen, "missing": len(set(names) - {row["name"] for row in read_lines(table)})}
 
 
 def one_dies(command: Sequence[str], table: Path, at: int) -> dict[str, Any]:
@@ -99,8 +104,7 @@ def one_dies(command: Sequence[str], table: Path, at: int) -> dict[str, Any]:
         RuntimeError: When a process ends in an error, or before there is anything to kill.
     """
     start = time.perf_counter()
-    log = table.with_name(f"{table.stem}.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = Path(f"{table.parent}.log")
     with log.open("w") as output:
         processes = [
             subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **ONE_THREAD}) for _ in range(2)
@@ -111,6 +115,7 @@ def one_dies(command: Sequence[str], table: Path, at: int) -> dict[str, Any]:
         finally:
             for process in processes:
                 process.kill()
+                process.wait()
     if code:
         raise RuntimeError(f"the process that was left ended with {code}, see {log}.")
     rows = read_lines(table)
@@ -125,13 +130,17 @@ def one_dies(command: Sequence[str], table: Path, at: int) -> dict[str, Any]:
 
 def _killed(process: subprocess.Popen, table: Path, at: int) -> set[str]:
     """Kill a process when a table has so many rows; returns their keys."""
-    while len(rows := read_lines(table)) < at:
+    while _ended_lines(table) < at:
         if process.poll() is not None:
-            raise RuntimeError(f"a process ended at {len(rows)} rows, before {at} of {table} were there.")
+            raise RuntimeError(f"a process ended at {_ended_lines(table)} rows, before {at} of {table} were there.")
         time.sleep(POLL_SECONDS)
     process.kill()
     process.wait()
-    return {row["key"] for row in rows}
+    return {json.loads(line)["key"] for line in table.read_bytes().split(b"\n")[: _ended_lines(table)]}
+
+
+def _ended_lines(table: Path) -> int:
+    return table.read_bytes().count(b"\n") if table.exists() else 0
 
 
 def _doubled(rows: Sequence[dict[str, Any]]) -> int:

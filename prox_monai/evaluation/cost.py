@@ -189,9 +189,10 @@ def _peak_resident_bytes() -> int:
 
 
 def _load_kernels() -> None:
-    """Run a small convolution and a small linear layer: the code they load is no network's cost."""
-    with torch.inference_mode():
+    """Run small convolutions and a small linear layer: the code they load is no network's cost."""
+    with torch.inference_mode(), OneImage():
         nn.Conv2d(16, 16, 3)(torch.ones(1, 16, 16, 16))
+        nn.Conv3d(16, 16, 3)(torch.ones(1, 16, 8, 8, 8))
         nn.Linear(64, 64)(torch.ones(1, 64))
 
 

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _CONVOLUTIONS = (torch.conv3d, torch.ops.aten.conv3d.default)  # of layers, and of exported programs
 _UNFOLDED = 20480  # numbers in an image, its last axis aside: torch unfolds up to so many
-_WIDE = 3  # voxels: torch unfolds no wider kernels
+_WIDE = 3  # voxels: torch leaves kernels to oneDNN that are wider along both of the last axes
+
+DEVICE = "cpu (oneDNN)"
+"""Where networks run in this context, as tables of latencies and descriptions have it."""
 
 
 class OneImage(TorchFunctionMode):
     """A context for predicting one image at a time on a CPU: oneDNN computes its 3-D convolutions.
 
-    Torch unfolds a single image of few channels into a matrix first (``slow_conv3d``): it takes three times as long as
-    oneDNN, which it leaves batches of two to, and 27 times the image's memory (``benchmarks/single_image.py``). Values
-    are the same but for rounding. All else stays as it is: other images and operations, other devices, and whatever is
-    traced or has gradients.
+    Torch unfolds a single image of few channels into a matrix first (``slow_conv3d``), 27 times as large for kernels of
+    three voxels; oneDNN, which it leaves batches of two to, takes a third of the time (``benchmarks/single_image.py``).
+    Values are the same but for rounding. All else stays as it is: other images and operations, other devices and
+    precisions, and whatever is traced, compiled or has gradients.
     """
+
+    @classmethod
+    def cover(cls, network: nn.Module) -> nn.Module:
+        """Let every pass of a network be made in this context from now on; returns the network."""
+        entered: list[Self] = []
+
+        def enter(*_: Any) -> None:
+            entered.append(cls())
+            entered[-1].__enter__()
+
+        def leave(*_: Any) -> None:
+            entered.pop().__exit__(None, None, None)
+
+        network.register_forward_pre_hook(enter)
+        network.register_forward_hook(leave, always_call=True)
+        return network
 
     def __torch_function__(
         self,
@@ -55,15 +74,17 @@ def _convolved(
 def _is_unfolded(image: Tensor, kernel: Tensor) -> bool:
     """Whether torch would unfold an image, and oneDNN may be called in its place."""
     return (
-        not (torch.is_grad_enabled() or torch.jit.is_tracing())
+        not (torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling())
+        and not torch.is_autocast_enabled("cpu")
         and image.device.type == "cpu"
         and image.dtype == kernel.dtype == torch.float32
         and image.ndim == 5
         and len(image) == 1
         and image.shape[:-1].numel() <= _UNFOLDED
         and kernel.shape[2:].numel() > 1
-        and max(kernel.shape[-2:]) <= _WIDE
+        and min(kernel.shape[-2:]) <= _WIDE
         and torch.backends.mkldnn.is_available()
+        and torch._C._get_mkldnn_enabled()  # by torch.backends.mkldnn.flags
     )
 
 

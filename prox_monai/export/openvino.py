@@ -37,7 +37,8 @@ def convert_openvino(network: nn.Module, input_shape: Sequence[int]) -> openvino
     x = torch.zeros(1, *input_shape)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of tracing: the shape is fixed, as it is meant
-        traced = torch.jit.trace(at_fixed_size(network, input_shape), x, check_trace=False)  # a check traces once more
+        fixed = at_fixed_size(network, input_shape)
+        traced = torch.jit.trace(fixed, x, check_trace=False, strict=False)  # a check would trace once more
         model = openvino.convert_model(traced, example_input=x, input=list(x.shape))
     for port, name in ((model.inputs[0], "image"), (model.outputs[0], "logits")):  # as in ONNX
         port.get_tensor().set_names({name})

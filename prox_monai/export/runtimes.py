@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prox_monai.evaluation.single_image import OneImage
+from prox_monai.evaluation.single_image import DEVICE, OneImage
 from prox_monai.export.onnx import OnnxRuntime, write_onnx
 from prox_monai.export.openvino import OpenVinoRuntime, convert_openvino
 from prox_monai.export.quantize import quantize_openvino
@@ -28,7 +28,7 @@ class PlainRuntime:
     """
 
     name = "torch"
-    device = "cpu (oneDNN)"
+    device = DEVICE
     version = torch.__version__
 
     def __init__(self, network: nn.Module, threads: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from prox_monai.evaluation.single_image import OneImage
+from prox_monai.evaluation.single_image import DEVICE, OneImage
 from prox_monai.export.fixed_size import at_fixed_size
 
 FILE = "model.pt2"
@@ -45,7 +45,7 @@ class TorchRuntime:
     """
 
     name = "torch"
-    device = "cpu (oneDNN)"
+    device = DEVICE
     version = torch.__version__
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:

@@ -78,7 +78,7 @@ def test_deploy(results):
     assert "both in int8 | >= 8 | 10.0 | yes |" in text
     assert "multiply-adds than the largest subnet | >= 10 | 11.1 | yes |" in text
     assert "parameters than the largest subnet | >= 10 | 9.4 | no |" in text
-    assert "below the largest subnet, reporting half | <= 0.01 | 0.0070 | yes |" in text
+    assert "below the largest subnet in 32 bits, reporting half | <= 0.01 | 0.0080 | yes |" in text
     assert "int8 costs, reporting half | <= 0.005 | 0.0010 | yes |" in text
     assert "logit ÷ the largest, openvino-fp32, 20 unseen patches | <= 1e-04 | 2e-04 | no |" in text
     assert "logit ÷ the largest, stock nnU-Net folder, 20 unseen patches | <= 1e-04 | 0e+00 | yes |" in text
@@ -87,7 +87,13 @@ def test_deploy(results):
 
 def test_compression(results):
     folder, write = results
-    way = {"dice_tuning": 0.8704, "dice_reporting": 0.861, "latency_ms": 8.44, "megabytes": 1.474}
+    way = {
+        "steps": ["trained for 9 steps", "quantised"],
+        "dice_tuning": 0.8704,
+        "dice_reporting": 0.861,
+        "latency_ms": 8.44,
+        "megabytes": 1.474,
+    }
     write(
         "compression",
         {
@@ -101,7 +107,7 @@ def test_compression(results):
     )
     text = "\n".join(device_lines.compression_lines(folder))
     assert "on a processor (avx2), 1 thread: `d1-w.25-k3-r1`" in text
-    assert "| int8 | 0.8704 | 0.8610 | 8.4 ms | 1.47 MB |" in text
+    assert "| int8 | trained for 9 steps; quantised | 0.8704 | 0.8610 | 8.4 ms | 1.47 MB |" in text
     assert "| int8, trained with it | refused: the drop is too large |" in text
 
 
@@ -116,14 +122,14 @@ def test_two_processes(results):
             "machine": {"device": "a processor"},
             "space_size": 1_119_744,
             "search": {**seen, "front": 12, "front_doubled": 1},
-            "table": {**seen, "rows": 60, "lost": 2},
+            "table": {**seen, "rows": 60, "missing": 3, "lost": 2},
         },
     )
     text = "\n".join(device_lines.two_processes_lines(folder))
     assert "`python benchmarks/two_processes.py --fold 2` on a processor: two processes" in text
     assert "search of 1,119,744 subnets" in text
-    assert "| `prox-monai search` | 400 | 201 | 0 | 1 | 7.0 min |" in text
-    assert "| `prox-monai evaluate` | 60 | 201 | 2 | 0 | 7.0 min |" in text
+    assert "| `prox-monai search` | 400 | 201 |  | 0 | 1 | 7.0 min |" in text
+    assert "| `prox-monai evaluate` | 60 | 201 | 3 | 2 | 0 | 7.0 min |" in text
 
 
 def test_auto3dseg_beside_segresnet(results):
@@ -164,7 +170,10 @@ def test_search(results):
     text = "\n".join(device_lines.search_lines(folder))
     assert "`python benchmarks/search.py latency MODEL_FOLDER --fold 2 --runtime openvino`" in text
     assert "`python benchmarks/search.py model MODEL_FOLDER --fold 3` on a processor" in text
-    assert "| openvino | 50 | 3.1% | 0.962 |" in text
+    assert "| openvino | 50 | 3.1% | 0.962 | yes |" in text
+    assert "minutes of a search with a limit | <= 10 | 5.0 | yes |" in text
+    assert "of the networks alone | <= 1.15 | 1.08 | yes |" in text
+    assert "more than random subnets | all | 1 of 1 | yes |" in text
     assert "among 8,503,056 subnets" in text
     assert "for 1 of 2 seeds; of the random subnets' front it beats or equals 50% to 100%" in text
     assert "scored 300 in 5.0 minutes" in text

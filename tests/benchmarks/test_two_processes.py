@@ -55,5 +55,5 @@ def test_an_error_of_the_process_that_is_left_is_told(tmp_path):
     with pytest.raises(RuntimeError, match=r"a process ended at 0 rows, before 5 of .*rows.jsonl were there"):
         two_processes.one_dies([sys.executable, "-c", "raise SystemExit(3)"], table, 5)
     failing = worker(table, body=CARELESS + "            if i > 8: raise SystemExit(3)\n")
-    with pytest.raises(RuntimeError, match=r"the process that was left ended with 3, see .*rows.log"):
+    with pytest.raises(RuntimeError, match=r"the process that was left ended with 3, see .*[.]log"):
         two_processes.one_dies(failing, table, 5)

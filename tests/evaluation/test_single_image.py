@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -28,7 +30,15 @@ def layer(**options) -> nn.Conv3d:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"stride": 2}, {"bias": False}, {"dilation": 2}, {"kernel_size": (3, 1, 3), "padding": (1, 0, 1)}]
+    "options",
+    [
+        {},
+        {"stride": 2},
+        {"bias": False},
+        {"dilation": 2},
+        {"kernel_size": (3, 1, 3), "padding": (1, 0, 1)},
+        {"kernel_size": (5, 5, 3)},
+    ],
 )
 def test_values_are_the_same(options, computed):
     convolution, x = layer(**options), torch.randn(1, 8, 8, 12, 10)
@@ -45,7 +55,7 @@ def test_values_are_the_same(options, computed):
     [
         ({}, (2, 8, 8, 8, 8)),  # a batch
         ({}, (1, 8, 52, 52, 4)),  # torch gives it to oneDNN itself
-        ({"kernel_size": 5, "padding": 2}, (1, 8, 8, 8, 8)),
+        ({"kernel_size": (3, 5, 5), "padding": 0}, (1, 8, 8, 8, 8)),
         ({"kernel_size": 1, "padding": 0}, (1, 8, 8, 8, 8)),
         ({"groups": 4}, (1, 8, 8, 8, 8)),
         ({"padding": "same"}, (1, 8, 8, 8, 8)),
@@ -85,6 +95,37 @@ def test_the_layers_of_an_exported_program_are_known(options, computed):
             found = program(x)
     assert computed == [(1, 8, 8, 8, 8)]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_may_be_covered(computed):
+    network, x = OneImage.cover(nn.Sequential(layer(), nn.ReLU())), torch.randn(1, 8, 8, 8, 8)
+    with torch.inference_mode():
+        network(x)
+        assert len(computed) == 1
+        copy.deepcopy(network)(x)
+        assert len(computed) == 2
+        with pytest.raises(RuntimeError):
+            network(x[:, :3])
+        layer()(x)
+    assert len(computed) == 3  # the context ended with the pass that failed
+
+
+def test_a_wrong_number_of_channels_is_an_error(computed):
+    with torch.inference_mode(), OneImage(), pytest.raises(RuntimeError):
+        layer()(torch.randn(1, 3, 8, 8, 8))
+
+
+def test_under_autocast_all_is_torchs(computed):
+    with torch.inference_mode(), OneImage(), torch.autocast("cpu"):
+        layer()(torch.randn(1, 8, 8, 8, 8))
+    assert computed == []
+
+
+def test_where_onednn_is_switched_off_all_is_torchs(computed, monkeypatch):
+    monkeypatch.setattr(torch._C, "_get_mkldnn_enabled", lambda: False)
+    with torch.inference_mode(), OneImage():
+        layer()(torch.randn(1, 8, 8, 8, 8))
+    assert computed == []
 
 
 def test_an_image_without_a_batch_axis_is_torchs(computed):

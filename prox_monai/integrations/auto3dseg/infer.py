@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 from torch import nn
 
+from prox_monai.evaluation.single_image import OneImage
 from prox_monai.integrations.auto3dseg.data import deterministic_transforms
 from prox_monai.integrations.auto3dseg.engines import sliding_window
 from prox_monai.integrations.auto3dseg.folder import AlgoFolder
@@ -82,7 +83,7 @@ class InferClass:
         image: MetaTensor = data["image"]
         inputs = image.as_tensor()[None].to(self.device)
         mixed = self.parameters.amp and self.device.type == "cuda"
-        with torch.autocast(self.device.type, enabled=mixed):
+        with torch.autocast(self.device.type, enabled=mixed), OneImage():
             logits = [self.inferer(inputs, network)[0].float() for network in self.networks]
         # of an image that is too large for the GPU the inferer returns them on the CPU
         probabilities = torch.stack([each.softmax(0).to(logits[0].device) for each in logits]).mean(0)

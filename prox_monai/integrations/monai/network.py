@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from prox_monai.elastic import Architecture, Freeze, Supernet
 from prox_monai.elastic.resolution import without_resolution
 from prox_monai.elastic.skeleton import Skeleton
+from prox_monai.evaluation.single_image import OneImage
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.integrations.monai.choice import best_within
 from prox_monai.integrations.monai.statistics import digest, read_statistics
@@ -120,6 +121,13 @@ class SubnetNetwork(Supernet):
 
     def _own_statistics(self, config: SubnetConfig) -> Mapping[str, Tensor] | None:
         return self._statistics.get(self.architecture.canonical(config)) if self._statistics else None
+
+    def forward(self, x: Tensor) -> Any:
+        """Run the chosen subnet; of one image on a CPU, by oneDNN (:class:`OneImage`)."""
+        if torch.compiler.is_compiling():
+            return super().forward(x)
+        with OneImage():
+            return super().forward(x)
 
     @torch.no_grad()
     def _prepare(self) -> None:

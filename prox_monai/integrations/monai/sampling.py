@@ -20,6 +20,7 @@ from prox_monai.elastic.resolution import without_resolution
 from prox_monai.evaluation.batch_norm import recalibrate
 from prox_monai.evaluation.cost import device_name
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
+from prox_monai.evaluation.single_image import OneImage
 from prox_monai.evaluation.subnets import append_row, describe_subnet, read_rows
 from prox_monai.integrations.monai.choice import Named, SubnetChoice
 from prox_monai.integrations.monai.ranks import distributed_now, of_first_rank, rank
@@ -145,6 +146,7 @@ class SubnetSamplingHandler:
                 input_shape=self.input_shape,
                 device=str(engine.state.device),
             )
+        OneImage.cover(network)
 
     def epoch_completed(self, engine: SupervisedEvaluator) -> None:
         """Write the row of the subnet that was run."""

@@ -41,7 +41,7 @@ class Predicted:
 class CasePredictor:
     """Segments images with nnU-Net's own predictor, in this process.
 
-    The label maps are those of ``nnUNetv2_predict`` with the same network.
+    The label maps are those of ``nnUNetv2_predict`` with the same network, but for rounding (:class:`OneImage`).
 
     Args:
         deployed: the network, and how images get to it.

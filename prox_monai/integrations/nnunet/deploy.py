@@ -20,6 +20,7 @@ from prox_monai.export.exported import load_exported, open_runtime, write_networ
 from prox_monai.export.formats import check_precision
 from prox_monai.export.parity import check_parity, compare
 from prox_monai.export.runtime import RuntimeNetwork
+from prox_monai.export.runtimes import PlainRuntime
 from prox_monai.export.timing import side_by_side
 from prox_monai.integrations.nnunet.calibration import PARITY_PATCHES, Cases
 from prox_monai.integrations.nnunet.compression import DISTILLATION, Compression, write_int8
@@ -147,9 +148,10 @@ def _checks(
     parity = compare(network, exported, patches)
     if compression.precision == "fp32":
         check_parity(parity, what)
+    in_torch = PlainRuntime(plain, torch.get_num_threads())
     checks = {
         "parity": dataclasses.asdict(parity) | {"patches_of": "unseen cases" if cases else "random numbers"},
-        "latency_ms": side_by_side({"plain": plain, "exported": exported}, patches[0]),
+        "latency_ms": side_by_side({"plain": in_torch, "exported": exported}, patches[0]),
         "runtime": {"name": exported.runtime.name, "version": exported.runtime.version},
         "device": exported.runtime.device,
         "threads": torch.get_num_threads(),

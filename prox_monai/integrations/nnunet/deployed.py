@@ -12,6 +12,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager, deter
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from prox_monai.evaluation.single_image import DEVICE
 from prox_monai.export.description import FILE as DESCRIPTION
 from prox_monai.export.description import file_digest
 from prox_monai.export.exported import load_exported
@@ -174,4 +175,4 @@ def stock_folds(folder: str | Path) -> list[str]:
 
 def _about_torch(subnet: str, digest: str) -> dict[str, Any]:
     runtime = f"torch {torch.__version__}"
-    return {"subnet": subnet, "weights": digest, "runtime": runtime, "precision": "fp32", "device": "cpu"}
+    return {"subnet": subnet, "weights": digest, "runtime": runtime, "precision": "fp32", "device": DEVICE}

@@ -16,7 +16,7 @@ _COSTS = {
     "latency_ms": ("latency (ms)", 1.0, ".2f"),
     "parameters": ("parameters", 1.0, ",.0f"),
     "macs": ("GMAC", 1e-9, ".2f"),
-    "memory_mb": ("memory (MB)", 1.0, ".0f"),
+    "memory_bytes": ("memory (MB)", 1e-6, ".0f"),
 }
 
 
@@ -38,14 +38,13 @@ def front_section(model: TrainedModel, path: Path) -> Section:
         raise ValueError(f"{path} is no front.json of prox-monai search.")
     if found.get("model", model.digest) != model.digest:
         raise ValueError(f"{path} is of another model ({found['model']}, not {model.digest}).")
-    costs = [name for name in _COSTS if all(name in subnet for subnet in found["subnets"])]
+    costs = [name for name in _COSTS if all(subnet.get(name) is not None for subnet in found["subnets"])]
     head = ("subnet", *(_COSTS[name][0] for name in costs), "Dice, tuning", "Dice, reporting", "95 % interval")
     lines = [
         (
             subnet["subnet"],
             *(f"{subnet[name] * _COSTS[name][1]:{_COSTS[name][2]}}" for name in costs),
-            f"{subnet['dice_tuning']:.3f}",
-            f"{subnet['dice_reporting']:.3f}",
+            *(_dice(subnet[half]) for half in ("dice_tuning", "dice_reporting")),
             interval_cell(subnet["dice_reporting_interval"]),
         )
         for subnet in found["subnets"]
@@ -96,6 +95,10 @@ def _export_cells(folder: Path, description: Description) -> tuple[str, ...]:
         f"{checks['parity']['max_difference']:.2g}",
         "-" if dice is None else f"{dice['plain'] - dice['exported']:+.4f}",
     )
+
+
+def _dice(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _asked(found: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from prox_monai.search.study import Problem, Scored, search
 from prox_monai.space import SubnetConfig
 
 PICTURE = "pareto.png"
+_RESULTS = ("tuning.jsonl", "study.log", "front.json")
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +94,14 @@ def search_trained(
 
     Raises:
         ImportError: When Optuna is needed and not installed.
+        FileExistsError: When the output folder holds something, and nothing of a search.
         FileNotFoundError: When the preprocessed data or their split are not there.
         ValueError: When no subnet meets the limits; the message says what the best is. When a cost has no such name, or
             the folder holds rows of another model.
     """
     output = Path(output)
+    if output.is_dir() and any(output.iterdir()) and not any((output / name).exists() for name in _RESULTS):
+        raise FileExistsError(f"{output} holds something else than a search; choose another folder.")
     output.mkdir(parents=True, exist_ok=True)
     tuning, reporting = output / "tuning.jsonl", output / "reporting.jsonl"
     evaluate = trained_evaluator(model, preprocessed, tuning, half="tuning", device=device, repeats=0)
@@ -232,7 +236,7 @@ def _write_front(found: Found, path: Path, problem: Problem, latency: SubnetLate
         "latency": asdict(latency.predictor.conditions) if latency else None,
     }
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_front(path)
         if {name: before.get(name) for name in question} != question:
             kept = next(free for i in count(1) if not (free := path.with_stem(f"{path.stem}-{i}")).exists())
             path.rename(kept)

@@ -62,7 +62,8 @@ def test_one_of_two_processes_is_killed(benchmark, finished, monkeypatch, tmp_pa
     sizes = ["--trials", "12", "--subnets", "6", "--output", str(tmp_path / "out")]
     assert two_processes.main(["--model", str(finished.parent), *sizes]) == 0
     result = json.loads((tmp_path / "results" / "two_processes.json").read_text())
-    for seen, rows in ((result["search"], 12), (result["table"], 9)):  # of the table also both ends and the middle
+    assert (result["table"]["rows"], result["table"]["missing"]) == (6, 0)
+    for seen, rows in ((result["search"], 12), (result["table"], 6)):
         assert rows / 2 - 2 <= seen["killed_at"] <= seen["rows"] <= rows
         assert (seen["lost"], seen["doubled"]) == (0, 0)
     assert result["search"]["front"] > result["search"]["front_doubled"] == 0

@@ -153,6 +153,14 @@ def test_another_machine_goes_on_without_taking_times(small_model, preprocessed,
     assert len(search_trained(small_model, Wanted(trials=100), preprocessed, tmp_path).reporting) == len(times)
 
 
+def test_a_folder_of_something_else_is_left_alone(cli, tmp_path):
+    (tmp_path / "pareto.png").write_bytes(b"a picture")
+    code, _, error = cli("search", "folder", "--output", tmp_path)
+    assert code == 2
+    assert f"{tmp_path} holds something else than a search; choose another folder" in error
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"a picture"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
