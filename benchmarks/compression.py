@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=300, help="of a fine-tuning, default: %(default)s")
     help = "Dice that accuracy control may lose, default: %(default)s"
     parser.add_argument("--drop", type=float, default=0.0001, help=help)
+    help = "of them these only, by name in the table; default: all"
+    parser.add_argument("--ways", nargs="+", choices=tuple(ways(1, 0.0)), metavar="WAY", help=help)
     parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("runs", "compression"), help="default: %(default)s")
     return run(measure, parser, argv)
@@ -80,6 +83,7 @@ def measure(arguments: argparse.Namespace) -> None:
     model = load_trained(arguments.model, arguments.fold)
     config, cases = model.multiply_adds().find(arguments.subnet), cases_of(model, os.environ)
     wanted = ways(arguments.steps, arguments.drop)
+    wanted = {name: wanted[name] for name in arguments.ways or wanted}
     folders = {
         name: arguments.output / config.name / _folder(name, compression) for name, compression in wanted.items()
     }
@@ -96,6 +100,8 @@ def measure(arguments: argparse.Namespace) -> None:
         for half in ("tuning", "reporting"):
             rows[name][f"dice_{half}"] = cases.dice(runtimes[name], half)
     options = f"--fold {arguments.fold} --subnet {config.name} --steps {arguments.steps} --drop {arguments.drop:g}"
+    if arguments.ways:
+        options += f" --ways {shlex.join(arguments.ways)}"
     result = {
         "command": f"python benchmarks/compression.py --model MODEL_FOLDER {options}",
         "dataset": model.plans["dataset_name"],

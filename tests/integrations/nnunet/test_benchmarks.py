@@ -77,12 +77,12 @@ def test_a_subnet_is_compressed(benchmark, finished, monkeypatch, tmp_path, caps
     monkeypatch.setattr(calibration, "CALIBRATION_PATCHES", 4)
     monkeypatch.setattr(compression.update_readme, "write_readme", (tmp_path / "written").touch)
     kept = ("fp32", "int8", "fp32, fine-tuned")
-    monkeypatch.setattr(compression, "ways", lambda *given, all=compression.ways: {n: all(*given)[n] for n in kept})
-    arguments = ["--model", str(finished.parent), "--steps", "2", "--output", str(tmp_path / "out")]
+    arguments = ["--model", str(finished.parent), "--steps", "2", "--output", str(tmp_path / "out"), "--ways", *kept]
     assert compression.main(arguments) == 0
     assert (tmp_path / "written").exists()
     result = json.loads((tmp_path / "results" / "compression.json").read_text())
     assert result["subnet"] == "d1-w.5-k3-r.7"
+    assert result["command"].endswith("--steps 2 --drop 0.0001 --ways fp32 int8 'fp32, fine-tuned'")
     assert result["ways"]["fp32, fine-tuned"]["steps"] == ["fine-tuned for 2 steps"]
     for name, folder in zip(kept, ("fp32", "int8", "fp32_fine-tuned_2"), strict=True):
         row = result["ways"][name]
