@@ -349,7 +349,6 @@ def two_processes_lines(results: Path) -> list[str]:
             "" if seen.get("missing") is None else str(seen["missing"]),
             str(seen["lost"]),
             str(seen["doubled"] + seen.get("front_doubled", 0)),
-            f"{seen['seconds'] / 60:.1f} min",
         )
         for what, seen in ((f"`prox-monai {name}`", result[key]) for name, key in _TWO_PROCESSES.items())
     ]
@@ -359,7 +358,7 @@ def two_processes_lines(results: Path) -> list[str]:
         f"{result['space_size']:,} subnets and on one table, on unseen cases; one of them is killed in the middle, the "
         f"other completes the run:",
         "",
-        *markdown(("command", "rows", "killed at", "missing", "lost", "doubled", "time"), "lrrrrrr", rows),
+        *markdown(("command", "rows", "killed at", "missing", "lost", "doubled"), "lrrrrr", rows),
     ]
 
 

@@ -128,8 +128,8 @@ def test_two_processes(results):
     text = "\n".join(device_lines.two_processes_lines(folder))
     assert "`python benchmarks/two_processes.py --fold 2` on a processor: two processes" in text
     assert "search of 1,119,744 subnets" in text
-    assert "| `prox-monai search` | 400 | 201 |  | 0 | 1 | 7.0 min |" in text
-    assert "| `prox-monai evaluate` | 60 | 201 | 3 | 2 | 0 | 7.0 min |" in text
+    assert "| `prox-monai search` | 400 | 201 |  | 0 | 1 |" in text
+    assert "| `prox-monai evaluate` | 60 | 201 | 3 | 2 | 0 |" in text
 
 
 def test_auto3dseg_beside_segresnet(results):
