@@ -171,7 +171,7 @@ def test_search(results):
     assert "`python benchmarks/search.py latency MODEL_FOLDER --fold 2 --runtime openvino`" in text
     assert "`python benchmarks/search.py model MODEL_FOLDER --fold 3` on a processor" in text
     assert "| openvino | 50 | 3.1% | 0.962 | yes |" in text
-    assert "minutes of a search with a limit | <= 10 | 5.0 | yes |" in text
+    assert "minutes of a search with a limit, threads: 1 (the bar is for two cores) | <= 10 | 5.0 | yes |" in text
     assert "of the networks alone | <= 1.15 | 1.08 | yes |" in text
     assert "more than random subnets | all | 1 of 1 | yes |" in text
     assert "among 8,503,056 subnets" in text
