@@ -10,7 +10,7 @@ benchmarks/device.yaml, `--fold 2`. One thread, one run:
 
 1. A search on the tuning half of the unseen cases finds subnets with few multiply-adds whose Dice is within 0.005 of
    the largest's; of the ten with the fewest, the one that OpenVINO runs fastest in int8 is chosen. On the other half
-   it is held to 0.01: of what is just within a limit on 20 cases, half is beyond it on 20 others.
+   it is held to 0.01: the means of 20 cases and of 20 others differ.
 2. It is exported for OpenVINO in int8 and in 32 bits, for ONNX Runtime, and by torch.export, each compared with the
    plain network; the largest is exported as a stock nnU-Net folder, whose logits are compared as well.
 3. Chosen, largest, and the network that nnU-Net plans are timed per patch in all runtimes, taking turns in each.

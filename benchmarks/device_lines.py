@@ -323,7 +323,7 @@ def search_lines(results: Path) -> list[str]:
 def _search_bars(searched: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """What searching and evaluating are held to."""
     minutes, ratio = searched["search"]["seconds"] / 60, searched["throughput"]["ratio"]
-    wins = sum(row["hypervolume"] > row["random_hypervolume"] for row in searched["fronts"])
+    wins = _wins(searched["fronts"])
     seeds, threads = len(searched["fronts"]), searched["machine"]["threads"]
     cores = "two cores" if threads == 2 else f"threads: {threads} (the bar is for two cores)"
     return [
@@ -366,12 +366,15 @@ def two_processes_lines(results: Path) -> list[str]:
 _TWO_PROCESSES = {"search": "search", "evaluate": "table"}
 
 
+def _wins(rows: Sequence[Mapping[str, Any]]) -> int:
+    return sum(row["hypervolume"] > row["random_hypervolume"] for row in rows)
+
+
 def _against_random(rows: Sequence[Mapping[str, Any]]) -> str:
-    wins = sum(row["hypervolume"] > row["random_hypervolume"] for row in rows)
     beaten = [row["random_front_beaten"] for row in rows]
     return (
-        f"dominates a larger hypervolume than as many random subnets for {wins} of {len(rows)} seeds; of the random "
-        f"subnets' front it beats or equals {min(beaten):.0%} to {max(beaten):.0%}"
+        f"dominates a larger hypervolume than as many random subnets for {_wins(rows)} of {len(rows)} seeds; of the "
+        f"random subnets' front it beats or equals {min(beaten):.0%} to {max(beaten):.0%}"
     )
 
 

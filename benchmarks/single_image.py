@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import update_readme
 from comparison.summary import write_json
 from comparison.workplace import environment
-from torch import Tensor, nn
 
 from prox_monai.elastic import Supernet
 from prox_monai.evaluation.cost import instruction_set
-from prox_monai.evaluation.single_image import OneImage
+from prox_monai.export.runtimes import PlainRuntime
 from prox_monai.export.timing import side_by_side
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import SearchSpace
@@ -66,16 +65,9 @@ def milliseconds(passes: int) -> dict[str, dict[str, float]]:
     found = {}
     for name in SUBNETS:
         network = supernet.extract(space.parse(name)).eval()
-        found[name] = side_by_side({"as torch": network, "oneDNN": _by_onednn(network)}, patch, repeats=passes)
+        ways = {"as torch": network, "oneDNN": PlainRuntime(network, torch.get_num_threads())}
+        found[name] = side_by_side(ways, patch, repeats=passes)
     return found
-
-
-def _by_onednn(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    def run(x: Tensor) -> Tensor:
-        with OneImage():
-            return network(x)
-
-    return run
 
 
 if __name__ == "__main__":
