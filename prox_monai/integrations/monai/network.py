@@ -124,7 +124,7 @@ class SubnetNetwork(Supernet):
 
     def forward(self, x: Tensor) -> Any:
         """Run the chosen subnet; of one image on a CPU, by oneDNN (:class:`OneImage`)."""
-        if torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(x)
         with OneImage():
             return super().forward(x)
