@@ -42,6 +42,7 @@ from prox_monai import (
     UNetArchitecture,
 )
 from prox_monai.elastic.memory_format import trained_fast
+from prox_monai.evaluation.cost import device_name
 from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
 from prox_monai.space.groups import unet_groups
 from prox_monai.training import freeze_of
@@ -264,14 +265,7 @@ def _synchronise(device: torch.device) -> None:
 
 
 def _machine(device: torch.device) -> dict:
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-        name = next(
-            (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
-            platform.processor(),
-        )
+    name = device_name(device)
     return {
         "device": f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else name,
         "python": platform.python_version(),

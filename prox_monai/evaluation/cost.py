@@ -230,14 +230,16 @@ def instruction_set() -> str:
     """
     if limit := os.environ.get("ONEDNN_MAX_CPU_ISA"):
         return f"at most {limit}"
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
+    facts = _processor()
+    flags = (facts.get("flags") or facts.get("Features", "")).split()
     return next((name for name in _INSTRUCTIONS if name in flags), "")
 
 
 def device_name(device: torch.device | str) -> str:
     """Return the name of the processor or the GPU.
+
+    A processor's ends with family and model where Linux tells them: in virtual machines, processors of which one is four
+    times as fast as the other may both be called "AMD EPYC".
 
     Raises:
         ValueError: When ``device`` is neither.
@@ -245,7 +247,15 @@ def device_name(device: torch.device | str) -> str:
     device = _device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    facts = _processor()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" not in facts or "model" not in facts:
+        return name
+    return f"{name} (family {facts['cpu family']}, model {facts['model']})"
+
+
+def _processor() -> dict[str, str]:
+    """What Linux says about the first processor; nothing on other systems."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    first = cpuinfo.read_text().partition("\n\n")[0] if cpuinfo.exists() else ""
+    return {name.strip(): fact.strip() for name, _, fact in (line.partition(":") for line in first.splitlines())}

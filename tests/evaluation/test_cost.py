@@ -162,3 +162,16 @@ def test_the_instruction_set_is_that_of_the_machine_or_its_limit(monkeypatch):
     assert cost.instruction_set() in ("", *cost._INSTRUCTIONS)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2_VNNI")
     assert cost.instruction_set() == "at most AVX2_VNNI"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        ("processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: A\n\nmodel\t: 3\n", "A (family 26, model 2)"),
+        ("processor\t: 0\nmodel name\t: A\n\nprocessor\t: 1\n", "A"),
+    ],
+)
+def test_processors_that_share_a_name_are_told_apart_by_their_family(monkeypatch, cpuinfo, name):
+    monkeypatch.setattr(cost.Path, "exists", lambda path: True)
+    monkeypatch.setattr(cost.Path, "read_text", lambda path: cpuinfo)
+    assert cost.device_name("cpu") == name
