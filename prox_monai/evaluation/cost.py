@@ -238,8 +238,8 @@ def instruction_set() -> str:
 def device_name(device: torch.device | str) -> str:
     """Return the name of the processor or the GPU.
 
-    A processor's ends with family and model where Linux tells them: in virtual machines, processors of which one is four
-    times as fast as the other may both be called "AMD EPYC".
+    A processor's ends with family and model where Linux tells them: in virtual machines, processors of which one is
+    four times as fast as the other may both be called "AMD EPYC".
 
     Raises:
         ValueError: When ``device`` is neither.
