@@ -37,19 +37,17 @@ import update_readme
 from comparison.command import run
 from comparison.summary import write_json
 from comparison.workplace import environment
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 from tqdm import tqdm
 
 from prox_monai.evaluation.cost import device_name, multiply_adds, parameters
 from prox_monai.export.exported import load_exported
-from prox_monai.export.parity import compare
 from prox_monai.export.runtimes import RUNTIMES, make_runtime
 from prox_monai.export.timing import side_by_side
 from prox_monai.integrations.nnunet.calibration import cases_of
 from prox_monai.integrations.nnunet.compression import Compression
 from prox_monai.integrations.nnunet.deploy import deploy
-from prox_monai.integrations.nnunet.export import export_stock
+from prox_monai.integrations.nnunet.export import export_stock, stock_parity
 from prox_monai.integrations.nnunet.planned import planned_module
 from prox_monai.integrations.nnunet.scoring import CaseScorer, mean_dice
 from prox_monai.integrations.nnunet.search import Wanted, search_trained
@@ -107,7 +105,7 @@ def measure(arguments: argparse.Namespace) -> None:
             for name, network in networks.items()
         },
         "exported": exported,
-        "stock": stock_parity(model, arguments.output / f"stock_{model.digest}"),
+        "stock": stock(model, arguments.output / f"stock_{model.digest}"),
         "reporting": reported(model, networks, arguments.output / chosen.name / "openvino-int8"),
         "threads": arguments.threads,
         "machine": {"device": device_name("cpu"), "instructions": os.environ.get(INSTRUCTIONS), **environment()},
@@ -163,21 +161,18 @@ def export(model: TrainedModel, config: SubnetConfig, form: str, output: Path) -
     return dict(description.checks)
 
 
-def stock_parity(model: TrainedModel, folder: Path) -> dict[str, Any]:
+def stock(model: TrainedModel, folder: Path) -> dict[str, Any]:
     """Compare the largest subnet with itself as nnU-Net reads it from a stock model folder, on patches of unseen cases.
 
     Args:
         model: the trained family.
         folder: of the export, which is made unless it is there.
     """
-    config = model.space.largest()
+    config, cases = model.space.largest(), cases_of(model, os.environ)
     if not folder.exists():
-        export_stock([model], config, folder)
-    predictor = nnUNetPredictor(device=torch.device("cpu"))
-    predictor.initialize_from_trained_model_folder(str(folder), (model.fold,), "checkpoint_final.pth")
-    predictor.network.load_state_dict(predictor.list_of_parameters[0])
-    plain, patches = model.supernet.extract(config).eval(), cases_of(model, os.environ).parity_patches()
-    return {"subnet": config.name, "parity": asdict(compare(plain, predictor.network.eval(), patches))}
+        export_stock([model], config, folder, cases=cases)
+    (parity,) = stock_parity([model], config, folder, list(cases.parity_patches()))
+    return {"subnet": config.name, "parity": asdict(parity)}
 
 
 def timed(networks: Mapping[str, nn.Module], shape: Sequence[int], threads: int) -> dict[str, dict[str, float]]:

@@ -31,7 +31,7 @@ def _export(format: str, arguments: argparse.Namespace) -> int:
     with extra("nnunet"):
         import torch
 
-        from prox_monai.integrations.nnunet.calibration import cases_of
+        from prox_monai.integrations.nnunet.calibration import cases_if_there, cases_of
         from prox_monai.integrations.nnunet.choice import Choice, choose
         from prox_monai.integrations.nnunet.compression import Compression
         from prox_monai.integrations.nnunet.deploy import deploy
@@ -49,19 +49,13 @@ def _export(format: str, arguments: argparse.Namespace) -> int:
     model = load_trained(arguments.model, arguments.fold)
     chosen = choose(model, choice)
     _warn_of_table(chosen, format, compression.precision, torch.get_num_threads())
-    try:
-        cases = cases_of(model, os.environ)
-    except (FileNotFoundError, ValueError) as error:
-        if compression.needs_cases:
-            raise
-        print(f"compared on random numbers, not on cases: {error}")
-        cases = None
+    find_cases = cases_of if compression.needs_cases else cases_if_there
     description = deploy(
         model,
         chosen.config,
         format,
         arguments.output,
-        cases=cases,
+        cases=find_cases(model, os.environ),
         compression=compression,
         overwrite=arguments.overwrite,
     )

@@ -20,6 +20,7 @@ def _export_bundle(arguments: argparse.Namespace) -> int:
         max_latency_ms=arguments.max_latency_ms,
         ckpt_dir=arguments.ckpt_dir,
         configs=arguments.config,
+        dataset_dir=arguments.dataset_dir,
     )
     print(f"{config} is in {arguments.output}, a bundle that needs no prox-monai:")
     print(f"  cd {shlex.quote(arguments.output)} && python -m monai.bundle run --config_file configs/inference.json")
@@ -35,6 +36,8 @@ def _export_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ckpt-dir", metavar="FOLDER", help="of the trained model, default: models of the bundle")
     help = "configuration files that the training had beside train.json, such as configs/quick.json"
     parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help=help)
+    help = "of images to compare the new bundle on, default: random numbers"
+    parser.add_argument("--dataset-dir", metavar="FOLDER", help=help)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="new folder, or an empty one")
 
 

@@ -23,6 +23,7 @@ def _nnunet_path(arguments: argparse.Namespace) -> int:
 def _export_nnunet(arguments: argparse.Namespace) -> int:
     with extra("nnunet"):
         from prox_monai.integrations.nnunet import unseen
+        from prox_monai.integrations.nnunet.calibration import cases_if_there
         from prox_monai.integrations.nnunet.export import export_stock, stock_subnet
         from prox_monai.integrations.nnunet.trained import load_trained
 
@@ -32,7 +33,7 @@ def _export_nnunet(arguments: argparse.Namespace) -> int:
     row, dice = unseen.describe(models[0], config), {}
     if arguments.approximate:
         dice = {model.fold: unseen.dice_at_full_resolution(model, config, os.environ) for model in models}
-    destination = export_stock(models, config, arguments.output)
+    destination = export_stock(models, config, arguments.output, cases=cases_if_there(models[0], os.environ))
     cost = f"{row['parameters']:,} parameters, {row['macs'] / 1e9:.2f} GMAC per patch"
     print(f"{config} is in {destination}: {cost}.")
     for fold, value in dice.items():

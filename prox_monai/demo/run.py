@@ -27,6 +27,7 @@ from prox_monai.demo.stock import TrainingProgress, run_stock
 from prox_monai.demo.summary import model_folder, summary
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.evaluation.subnets import read_rows
+from prox_monai.integrations.nnunet.calibration import cases_if_there
 from prox_monai.integrations.nnunet.export import export_stock, stock_subnet
 from prox_monai.integrations.nnunet.report import Wanted, write_report
 from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
@@ -188,10 +189,11 @@ class Demo:
 
     def export(self) -> None:
         """Write three subnets as stock model folders."""
+        cases = cases_if_there(self.model, {"nnUNet_preprocessed": str(self._preprocessed.parent)})
         for alias in ALIASES:
             target = self.output / "stock" / alias
             if not target.exists():
-                export_stock([self.model], stock_subnet(self.model, alias), target)
+                export_stock([self.model], stock_subnet(self.model, alias), target, cases=cases)
 
     def predict(self) -> None:
         """Predict the unseen case of median Dice with the stock command and a stock model folder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -60,13 +61,15 @@ def label_maps(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("subnet", "form"), [("d2-w1-k5-r1", "model.pt"), ("smallest", "model.ts")])
 @pytest.mark.parametrize("name", ["hippocampus", "brats"])
-def test_it_predicts_the_same_without_this_package(name, request, tmp_path, subnet, form):
+def test_it_predicts_the_same_without_this_package(name, request, tmp_path, caplog, subnet, form):
     trained = request.getfixturevalue(f"trained_{name}")
     bundle = small(trained, tmp_path / "bundle")
     if form == "model.pt":
         pytest.importorskip("dynamic_network_architectures", reason='needs pip install "prox-monai[nnunet]"')
     images = Path(trained.override["dataset_dir"], "imagesTr")
-    config = export_bundle(bundle, tmp_path / "plain", subnet=subnet)
+    with caplog.at_level("INFO", "prox_monai"):
+        config = export_bundle(bundle, tmp_path / "plain", subnet=subnet, dataset_dir=images)
+    assert f"on {len(list(images.iterdir()))} images" in caplog.text
     assert [path.name for path in (tmp_path / "plain" / "models").iterdir()] == [form]
     metadata = json.loads((tmp_path / "plain" / "configs" / "metadata.json").read_text())
     assert metadata["subnet"] == config.to_dict()
@@ -142,6 +145,7 @@ def test_bad_input(bundle, tmp_path):
         ({"subnet": "d9"}, "there is no subnet 'd9'"),
         ({"max_latency_ms": 1e-6}, r"no known subnet has a latency <= 1e-06 ms; the fastest"),
         ({"ckpt_dir": tmp_path}, "model.pt does not exist; train first"),
+        ({"dataset_dir": tmp_path}, f"dataset_dir {re.escape(str(tmp_path))} holds no"),
     ):
         with pytest.raises(ValueError, match=message):
             export_bundle(bundle, tmp_path / "plain", **options)
@@ -168,6 +172,6 @@ def test_a_network_that_came_out_differently_is_not_left_behind(bundle, tmp_path
 
     right = export.stock_state
     monkeypatch.setattr(export, "stock_state", disturbed)
-    with pytest.raises(RuntimeError, match="the exported network differs by .* in its logits"):
+    with pytest.raises(RuntimeError, match="the logits of the exported network differ by .* Nothing was written"):
         export_bundle(bundle, tmp_path / "plain", subnet="d2-w1-k5-r1")
     assert not (tmp_path / "plain").exists()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from prox_monai.integrations.nnunet.scoring import CaseScorer, mean_dice
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.integrations.nnunet.unseen import preprocessed_folder, unseen_cases
 from prox_monai.integrations.nnunet.windows import patches_of
+
+logger = logging.getLogger(__name__)
 
 CALIBRATION_PATCHES = 300  # NNCF's own default
 PARITY_PATCHES = 20
@@ -89,3 +93,20 @@ def cases_of(model: TrainedModel, environment: Mapping[str, str]) -> Cases:
     tuning, reporting = (tuple(unseen_cases(preprocessed, model.fold, half)) for half in ("tuning", "reporting"))
     splits = json.loads((preprocessed / "splits_final.json").read_text())
     return Cases(model, preprocessed, tuple(splits[int(model.fold)]["train"]), tuning, reporting)
+
+
+def cases_if_there(model: TrainedModel, environment: Mapping[str, str]) -> Cases | None:
+    """Find the cases of a model's fold; where there are none, say why: exports are compared on random numbers then."""
+    try:
+        return cases_of(model, environment)
+    except (FileNotFoundError, ValueError) as error:
+        logger.warning("compared on random numbers, not on cases: %s", error)
+        return None
+
+
+def patches_to_compare(model: TrainedModel, cases: Cases | None) -> tuple[list[Tensor], str]:
+    """Return the patches on which an exported network is compared with the plain one, and what they are of."""
+    if cases is not None:
+        return list(cases.parity_patches()), "unseen cases"
+    noise = torch.randn(PARITY_PATCHES, *model.input_shape, generator=torch.Generator().manual_seed(0))
+    return list(noise.split(1)), "random numbers"

@@ -22,7 +22,7 @@ from prox_monai.export.parity import check_parity, compare
 from prox_monai.export.runtime import RuntimeNetwork
 from prox_monai.export.runtimes import PlainRuntime
 from prox_monai.export.timing import side_by_side
-from prox_monai.integrations.nnunet.calibration import PARITY_PATCHES, Cases
+from prox_monai.integrations.nnunet.calibration import Cases, patches_to_compare
 from prox_monai.integrations.nnunet.compression import DISTILLATION, Compression, write_int8
 from prox_monai.integrations.nnunet.describing import describe_export
 from prox_monai.integrations.nnunet.finetune import finetune
@@ -143,14 +143,13 @@ def _checks(
     """Compare what was written with the network that was to be written, and with the plain subnet."""
     what = f"{compression.precision} in {exported.runtime.name}"
     logger.info("comparing %s with the plain subnet", what)
-    noise = torch.randn(PARITY_PATCHES, *model.input_shape, generator=torch.Generator().manual_seed(0))
-    patches = list(cases.parity_patches() if cases else noise.split(1))
+    patches, source = patches_to_compare(model, cases)
     parity = compare(network, exported, patches)
     if compression.precision == "fp32":
         check_parity(parity, what)
     in_torch = PlainRuntime(plain, torch.get_num_threads())
     checks = {
-        "parity": dataclasses.asdict(parity) | {"patches_of": "unseen cases" if cases else "random numbers"},
+        "parity": dataclasses.asdict(parity) | {"patches_of": source},
         "latency_ms": side_by_side({"plain": in_torch, "exported": exported}, patches[0]),
         "runtime": {"name": exported.runtime.name, "version": exported.runtime.version},
         "device": exported.runtime.device,

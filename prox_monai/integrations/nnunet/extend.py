@@ -14,7 +14,6 @@ import torch
 from prox_monai.data.complete import complete_folder
 from prox_monai.elastic import Supernet
 from prox_monai.integrations.nnunet.checkpoint import plain, read_checkpoint, schedule_of
-from prox_monai.integrations.nnunet.export import extract_at_full_resolution
 from prox_monai.integrations.nnunet.planning import plan_training
 from prox_monai.integrations.nnunet.settings import ProXSettings
 from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
@@ -130,5 +129,5 @@ def _only(model: TrainedModel, trained: SearchSpace, settings: ProXSettings) -> 
     if trained == model.supernet.space:
         return model.supernet
     supernet = Supernet(model.supernet.architecture, trained, growth=settings.growth)
-    supernet.absorb(trained.largest(), extract_at_full_resolution(model, trained.largest()))
+    supernet.absorb(trained.largest(), model.extract_at_full_resolution(trained.largest()))
     return supernet

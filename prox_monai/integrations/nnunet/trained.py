@@ -10,12 +10,14 @@ from typing import Any
 
 from nnunetv2.utilities.label_handling.label_handling import LabelManager, determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
 
 from prox_monai.elastic import Supernet
+from prox_monai.elastic.resolution import AtResolution
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
 from prox_monai.integrations.nnunet.checkpoint import read_checkpoint, trained_space
 from prox_monai.integrations.nnunet.trainer import ProXTrainer
-from prox_monai.space import SearchSpace
+from prox_monai.space import SearchSpace, SubnetConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,11 @@ class TrainedModel:
     def multiply_adds(self) -> MultiplyAdds:
         """Return the counter of multiply-adds per patch, which finds the subnets that are trained."""
         return MultiplyAdds(self.supernet, self.input_shape, self.space)
+
+    def extract_at_full_resolution(self, config: SubnetConfig) -> nn.Module:
+        """Extract a subnet's network, in evaluation mode, as it runs at resolution 1."""
+        network = self.supernet.extract(config)
+        return (network.network if isinstance(network, AtResolution) else network).eval()
 
 
 def load_trained(folder: str | Path, fold: int | str = 0, checkpoint: str = "checkpoint_final.pth") -> TrainedModel:

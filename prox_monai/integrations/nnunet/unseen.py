@@ -11,7 +11,6 @@ import torch
 
 from prox_monai.evaluation.cost import device_name, multiply_adds, parameters
 from prox_monai.evaluation.subnets import evaluate_subnets, read_rows, split_cases
-from prox_monai.integrations.nnunet.export import extract_at_full_resolution
 from prox_monai.integrations.nnunet.scoring import CaseScorer, fold_cases, mean_dice
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.space import SubnetConfig
@@ -126,7 +125,7 @@ def trained_evaluator(
 
 def describe(model: TrainedModel, config: SubnetConfig) -> dict[str, int]:
     """Return ``parameters`` and ``macs`` (multiply-adds per patch) of a subnet as stock nnU-Net runs it."""
-    network = extract_at_full_resolution(model, config)
+    network = model.extract_at_full_resolution(config)
     return {"parameters": parameters(network), "macs": multiply_adds(network, model.input_shape)}
 
 
@@ -139,7 +138,7 @@ def dice_at_full_resolution(model: TrainedModel, config: SubnetConfig, environme
     """
     preprocessed = preprocessed_folder(model, environment)
     scorer = CaseScorer(model, preprocessed, unseen_cases(preprocessed, model.fold, "reporting"))
-    return mean_dice(scorer(extract_at_full_resolution(model, config)))
+    return mean_dice(scorer(model.extract_at_full_resolution(config)))
 
 
 def choose_device(name: str) -> str:

@@ -17,6 +17,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from prox_monai.integrations.nnunet import export
+from prox_monai.integrations.nnunet.calibration import cases_of
 from prox_monai.integrations.nnunet.export import export_stock, stock_subnet
 from prox_monai.integrations.nnunet.trained import load_trained
 
@@ -176,6 +177,27 @@ def test_a_subnet_that_is_not_in_the_space_leaves_no_folder(model, tmp_path):
     assert not (tmp_path / "stock").exists()
 
 
+@pytest.mark.parametrize("source", ["unseen cases", "random numbers"])
+def test_what_nnunet_reads_back_is_compared(model, folders, tmp_path, caplog, source):
+    cases = cases_of(model, {"nnUNet_preprocessed": str(folders.preprocessed)}) if source == "unseen cases" else None
+    with caplog.at_level("INFO", "prox_monai"):
+        export_stock([model], model.space.largest(), tmp_path / "stock", cases=cases)
+    assert f"fold 0: logits differ by 0 at most from the supernet's, on 20 patches of {source}" in caplog.text
+
+
+def test_what_nnunet_would_read_differently_is_not_left_behind(model, tmp_path, monkeypatch):
+    def disturbed(model, config, plans):
+        content = written(model, config, plans)
+        content["network_weights"] = {name: 1.1 * weight for name, weight in content["network_weights"].items()}
+        return content
+
+    written = export._stock_checkpoint
+    monkeypatch.setattr(export, "_stock_checkpoint", disturbed)
+    with pytest.raises(RuntimeError, match=r"the logits of the stock folder, fold 0, differ by .* Nothing was written"):
+        export_stock([model], model.space.largest(), tmp_path / "stock")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_was_broken_off_leaves_no_folder(model, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("disk full")
@@ -196,7 +218,7 @@ def test_several_folds_in_one_folder(model, tmp_path):
     folder = export_stock([model, other], config, tmp_path / "stock")
     stock = predictor(folder, (0, 1))
     for weights, fold in zip(stock.list_of_parameters, (model, other), strict=True):
-        expected = export.extract_at_full_resolution(fold, config).state_dict()
+        expected = fold.extract_at_full_resolution(config).state_dict()
         assert weights.keys() == expected.keys()
         assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
