@@ -142,16 +142,17 @@ def _deploy_lines(result: Mapping[str, Any]) -> list[str]:
     ]
     reported, threads, machine = result["reporting"], result["threads"], result["machine"]
     planned, chosen = (result["networks"][name]["latency_ms"] for name in ("planned", "chosen"))
-    limit = machine["instructions"]
+    limit, tuning = machine["instructions"], result["tuning"]
     only = f" with no other instructions than those of {limit} (`ONEDNN_MAX_CPU_ISA`)" if limit else ""
     return [
         "",
         f"`make bench-deploy MODEL=... FOLD={result['fold']}` on {machine['device']}{only}: {result['dataset']}, a "
         f"family of {result['subnets']:,} subnets of {_listed(result['width'])} of the planned channels at "
         f"{_listed(result['resolution'])} of the resolution, one patch, {threads} thread{'s' * (threads > 1)}, all in "
-        f"one run. Chosen on the tuning half, of "
-        f"{result['tuning']['subnets']} subnets that a search tried, was `{result['subnet']}`, within "
-        f"{result['tuning']['within']} Dice of the largest and the fastest in int8 of the ten cheapest. On the other "
+        f"one run. A search on the tuning half tried {tuning['subnets']} subnets with at most a tenth of the largest's "
+        f"multiply-adds and parameters. {tuning['candidates']} are in their Pareto set, {tuning['within']} of those "
+        f"take at most {tuning['limit_ms']:.1f} ms in int8, as the bars ask for. The "
+        f"{'best' if tuning['within'] else 'fastest'} was chosen, `{result['subnet']}`. On the other "
         f"{reported['cases']} unseen cases the largest has {reported['largest']:.3f}, the chosen one "
         f"{reported['chosen']:.3f}, in int8 {reported['int8']:.3f}. In int8 it takes "
         f"{planned['torch'] / chosen['openvino-int8']:.0f} times less time than nnU-Net's planned network in PyTorch, "

@@ -53,7 +53,7 @@ def test_deploy(results):
             "width": [0.25, 0.5],
             "resolution": [0.6, 0.8, 1.0],
             "machine": {"device": "a processor", "instructions": "AVX2"},
-            "tuning": {"within": 0.005, "subnets": 62},
+            "tuning": {"subnets": 62, "candidates": 9, "within": 2, "limit_ms": 6.25},
             "networks": {
                 "planned": row(5_600_000, 19_140_000_000, 1),
                 "largest": row(1_600_000, 4_000_000_000, 2),
@@ -72,7 +72,9 @@ def test_deploy(results):
     assert "on a processor with no other instructions than those of AVX2" in text
     assert "FOLD=2` on" in text
     assert "subnets of 0.25 and 0.5 of the planned channels at 0.6, 0.8 and 1 of the resolution" in text
-    assert "1 thread, all in one run" in text
+    assert "1 thread, all in one run. A search on the tuning half tried 62 subnets" in text
+    assert "9 are in their Pareto set, 2 of those take at most 6.2 ms in int8" in text
+    assert "The best was chosen, `d1-w.25-k3-r1`" in text
     assert "| chosen | 0.17 M | 0.36 G | 30.0 ms | 25.0 ms | 20.0 ms | 5.0 ms |" in text
     assert "in PyTorch | >= 40 | 60.0 | yes |" in text
     assert "both in int8 | >= 8 | 10.0 | yes |" in text

@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from prox_monai.elastic.memory_format import trained_fast
 from prox_monai.integrations.nnunet.optimization import backward, optimize
 from prox_monai.integrations.nnunet.repeatable import make_repeatable
 from prox_monai.integrations.nnunet.trained import TrainedModel
@@ -26,7 +27,7 @@ _SEED = ("fine-tuning", 0)
 
 
 def finetune(model: TrainedModel, network: nn.Module, steps: int, distillation: Distillation) -> nn.Module:
-    """Return a copy of a network of a fold, trained on for some steps on nnU-Net's own batches.
+    """Return a copy of a network of a fold, trained on for some steps on nnU-Net's own batches, of the family's size.
 
     Args:
         model: the fold; its largest trained subnet teaches.
@@ -38,7 +39,7 @@ def finetune(model: TrainedModel, network: nn.Module, steps: int, distillation: 
         FloatingPointError: When the loss is not finite.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student = copy.deepcopy(network).to(device).train()
+    student = _trained_fast(copy.deepcopy(network).to(device).train())
     teacher = model.supernet.extract(model.space.largest()).to(device).eval()
     optimizer = torch.optim.Adam(student.parameters(), lr=LEARNING_RATE)
     task_loss, batches = _training(model, steps)
@@ -59,6 +60,14 @@ def finetune(model: TrainedModel, network: nn.Module, steps: int, distillation: 
     return student.cpu().eval()
 
 
+def _trained_fast(network: nn.Module) -> nn.Module:
+    """Lay out a network's parameters as the processor trains them fastest."""
+    parameters = dict(network.named_parameters())
+    for name, tensor in trained_fast({name: parameter.detach() for name, parameter in parameters.items()}).items():
+        parameters[name].data = tensor
+    return network
+
+
 class _Batches(nnUNetTrainer):
     """nnU-Net's trainer as the source of a fold's augmented batches and of its loss."""
 
@@ -75,6 +84,7 @@ class _Batches(nnUNetTrainer):
 def _training(model: TrainedModel, steps: int) -> tuple[Callable[[Tensor, Tensor], Tensor], Iterable[dict]]:
     with _in_this_process(), redirect_stdout(io.StringIO()):
         plans = copy.deepcopy(model.plans) | {"continue_training": False}
+        plans["configurations"][model.configuration_name]["batch_size"] = model.batch_size
         source = _Batches(plans, model.configuration_name, model.fold, model.dataset_json, torch.device("cpu"))
         source.mirror = model.mirroring_axes is not None
         source.enable_deep_supervision = False

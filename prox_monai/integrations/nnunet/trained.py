@@ -34,6 +34,7 @@ class TrainedModel:
         supernet: with the trained weights, in evaluation mode, without deep supervision.
         digest: of the checkpoint file, the first digits of its SHA-256.
         space: the subnets that were trained when the checkpoint was written.
+        batch_size: that of the training.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class TrainedModel:
     supernet: Supernet
     digest: str
     space: SearchSpace
+    batch_size: int
 
     @property
     def plans_manager(self) -> PlansManager:
@@ -113,4 +115,5 @@ def load_trained(folder: str | Path, fold: int | str = 0, checkpoint: str = "che
         supernet.eval(),
         digest,
         trained_space(content),
+        content["prox"]["settings"]["batch_size"] or manager.get_configuration(name).batch_size,
     )

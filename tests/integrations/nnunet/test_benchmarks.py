@@ -96,8 +96,32 @@ def test_a_subnet_is_compressed(benchmark, finished, monkeypatch, tmp_path, caps
 def test_a_stock_folder_has_the_same_logits(benchmark, finished, tmp_path):
     deploy = benchmark("deploy")
     model = load_trained(finished.parent)
-    found = deploy.stock_parity(model, tmp_path / "stock")
+    found = deploy.stock(model, tmp_path / "stock")
     assert found["subnet"] == model.space.largest().name
     assert found["parity"]["patches"] == 20
     assert found["parity"]["max_difference"] <= 1e-5 * found["parity"]["max_logit"]
-    assert deploy.stock_parity(model, tmp_path / "stock") == found  # what is there is read again
+    assert deploy.stock(model, tmp_path / "stock") == found  # what is there is read again
+
+
+@pytest.mark.parametrize("limit_ms", [5.0, 0.5])
+def test_the_best_within_the_limits_is_chosen_or_the_fastest(benchmark, finished, monkeypatch, tmp_path, limit_ms):
+    pytest.importorskip("optuna")
+    deploy = benchmark("deploy")
+    model, asked = load_trained(finished.parent), []
+
+    def times(model, candidates, threads):
+        asked.extend(candidates)
+        return {config.name: 1.0 + 2 * rank for rank, config in enumerate(reversed(candidates))}, limit_ms
+
+    monkeypatch.setattr(deploy, "candidate_times", times)
+    monkeypatch.setattr(deploy, "SMALLER", 1.5)
+    chosen, tuned = deploy.choose(model, 40, tmp_path / "search", 1)
+    fitting = asked[-3:] if limit_ms == 5.0 else []
+    assert chosen == (fitting or asked[-1:])[0]
+    assert (tuned["candidates"], tuned["within"]) == (len(asked), len(fitting))
+    rows = [json.loads(line) for line in (tmp_path / "search" / "tuning.jsonl").read_text().splitlines()]
+    assert tuned["chosen"] == next(row["dice"] for row in rows if row["name"] == chosen.name)
+    largest = next(row for row in rows if row["name"] == "largest")
+    assert tuned["largest"] == largest["dice"]
+    small = [row for row in rows if all(row[cost] <= largest[cost] / 1.5 for cost in ("macs", "parameters"))]
+    assert tuned["subnets"] == len(small) == len(rows) - 1
