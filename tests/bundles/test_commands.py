@@ -47,14 +47,19 @@ def tiny(trained, words: list[str], folder: Path) -> list[str]:
     override |= {"output_dir": str(folder / "eval"), "buckets": 1} | ({"epochs": 6} if trains else {})
     if not begins:
         override["ckpt_dir"] = trained.override["ckpt_dir"]
-    images = Path(trained.override["dataset_dir"], "imagesTr")
-    data = str(images if images.is_dir() and not trains else images.parent)
+    data = trained.override["dataset_dir"] if trains else images_of(trained)
     known = json.loads((trained.folder / "configs" / ("train.json" if trains else "inference.json")).read_text())
     given = {key: value for key, value in override.items() if key.split("::")[0] in known}
     arguments = [data if word.startswith("<") else word for word in words]
     if "50" in arguments:  # milliseconds
         arguments[arguments.index("50")] = "1000000"
     return arguments + [word for key, value in given.items() for word in (f"--{key}", repr(value))]
+
+
+def images_of(trained) -> str:
+    """The folder of the images that a bundle was trained on."""
+    folder = Path(trained.override["dataset_dir"])
+    return str(folder / "imagesTr" if (folder / "imagesTr").is_dir() else folder)
 
 
 def files(folder: Path) -> set[tuple[Path, int]]:
@@ -81,7 +86,8 @@ def test_command(short, words, request, tmp_path, monkeypatch):
         tiny_network = folder / "configs" / "tiny.json"
         tiny_network.write_text(json.dumps(trained.network))
         assert inference.exists()
-        words = [str(tmp_path / "plain") if word.startswith("<") else word for word in words[1:]]
+        places = {"<folder>": str(tmp_path / "plain"), "<images>": images_of(trained)}
+        words = [places.get(word, word) for word in words[1:]]
         options = ["--ckpt-dir", trained.override["ckpt_dir"], "--config", str(tiny_network)]
         assert main([*words, *options]) == 0
         return
