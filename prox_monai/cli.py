@@ -66,9 +66,9 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMAN
     try:
         return arguments.run(arguments)
     except KeyboardInterrupt:
-        print("\nstopped; what is done is kept, and the same command goes on from there", file=sys.stderr)
+        print("\nstopped; the same command goes on from what is done, or begins anew", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, FloatingPointError, OSError, RuntimeError, ImportError) as error:
         if arguments.debug:
             raise
         message = " ".join(str(error).split()) or type(error).__name__

@@ -50,7 +50,7 @@ def test_errors_are_one_line(error, line, capsys):
 
 def test_an_interruption_is_no_error(capsys):
     assert main(["break"], raising(KeyboardInterrupt())) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "stopped; the same command goes on from what is done" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback():

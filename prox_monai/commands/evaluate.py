@@ -49,7 +49,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     found = list(tqdm(rows, total=total, desc="subnets", disable=None, leave=False))
     print(rows_table(found, interval=True))
     if arguments.per_bucket:
-        print(f"\nDice by latency:\n{buckets_table(found, min(arguments.buckets, len(found)))}")
+        scored = [row for row in found if row["dice"] is not None]
+        print(f"\nDice by latency:\n{buckets_table(scored, min(arguments.buckets, len(scored)))}")
     return 0
 
 
@@ -91,7 +92,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     help = "of the surface Dice, default: %(default)s"
     parser.add_argument("--tolerance-mm", type=float, default=1.0, metavar="MM", help=help)
     parser.add_argument("--peak-memory", action="store_true", help="measure it, in a process of its own per subnet")
-    help = "CPU threads; latencies of one table are of as many"
+    help = "CPU threads; latencies of one table are of as many. Let nothing else run while it measures them"
     parser.add_argument("--threads", type=at_least_one, metavar="N", help=help)
     parser.add_argument("--no-latency", action="store_true", help="Dice only, as fast as the networks predict")
     device_argument(parser)

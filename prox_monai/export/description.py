@@ -102,10 +102,10 @@ def _parsed(path: Path) -> Description:
         raise ValueError(f"{path} is damaged: {error}.") from error
     if not isinstance(content, dict) or content.get("kind") != _KIND:
         raise ValueError(f"{path} is not the description of an exported network.")
-    if content["version"] > _VERSION:
-        raise ValueError(f"{path} has version {content['version']}, this package reads up to {_VERSION}; update it.")
     fields = {field.name for field in dataclasses.fields(Description)}
-    if wrong := fields ^ (set(content) - {"kind", "version"}):
+    if isinstance(version := content.get("version"), int) and version > _VERSION:
+        raise ValueError(f"{path} has version {version}, this package reads up to {_VERSION}; update it.")
+    if wrong := (fields | {"kind", "version"}) ^ set(content):
         raise ValueError(f"{path} has missing or unknown fields: {', '.join(sorted(wrong))}.")
     for field, allowed in (("format", FORMATS), ("precision", PRECISIONS)):
         if content[field] not in allowed:

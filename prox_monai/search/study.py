@@ -287,7 +287,10 @@ def _opened(storage: str | Path | None) -> Any:
 
     if storage is None or "://" in str(storage):
         return storage
-    lock = JournalFileSymlinkLock(str(storage))
+    storage = Path(storage).resolve()
+    if not storage.exists():
+        storage.touch()
+    lock = JournalFileSymlinkLock(str(storage))  # a link to it, whose age is the file's: it must lead there
     lock.acquire()
     try:
         mend_lines(storage)

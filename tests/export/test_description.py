@@ -94,6 +94,12 @@ def test_an_unknown_value(folder, field, value):
         read_description(folder)
 
 
+def test_a_kind_alone_is_not_a_description(folder):
+    (folder / FILE).write_text('{"kind": "prox_monai/exported"}')
+    with pytest.raises(ValueError, match="has missing or unknown fields: .*version"):
+        read_description(folder)
+
+
 def test_missing_and_unknown_fields(folder):
     content = json.loads((folder / FILE).read_text())
     del content["labels"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -181,6 +183,18 @@ def test_rows_are_not_scored_again():
 def test_rows_of_other_spaces_are_not_found():
     outside = {"config": SPACE.smallest().to_dict(), "dice": 1.0}
     assert points(search(problem(SMALL), trials=64, rows=[outside])) == brute_force(SMALL)
+
+
+@pytest.mark.filterwarnings("ignore:The value of `grace_period`")
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, monkeypatch):
+    """Of a journal that is given as people type it, relative to where they are."""
+    (tmp_path / "found").mkdir()
+    monkeypatch.chdir(tmp_path)
+    lock = optuna.storages.journal.JournalFileSymlinkLock
+    monkeypatch.setattr("optuna.storages.journal.JournalFileSymlinkLock", partial(lock, grace_period=1))
+    assert lock(str(tmp_path / "found" / "study.log")).acquire()
+    search(problem(), trials=2, storage=Path("found", "study.log"))
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["study.log"]
 
 
 @pytest.mark.parametrize("make", [lambda path: path / "journal.log", lambda path: f"sqlite:///{path}/study.db"])

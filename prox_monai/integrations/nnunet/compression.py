@@ -84,12 +84,15 @@ class Compression:
             )
 
 
-def write_int8(cases: Cases, network: nn.Module, folder: Path, compression: Compression) -> tuple[tuple[str, ...], str]:
+def write_int8(
+    cases: Cases, network: nn.Module, plain: nn.Module, folder: Path, compression: Compression
+) -> tuple[tuple[str, ...], str]:
     """Quantise a subnet for OpenVINO and write it.
 
     Args:
         cases: what to calibrate on, and to compare on.
-        network: the extracted subnet.
+        network: the extracted subnet, which may have been fine-tuned.
+        plain: the same as it was trained in the family; the limit is on what is given up of its Dice.
         folder: where to write.
         compression: the limit and the means.
 
@@ -105,7 +108,7 @@ def write_int8(cases: Cases, network: nn.Module, folder: Path, compression: Comp
         return save_openvino(model, folder, compressed=True), "quantised after training, with accuracy control"
     model = quantize_openvino(model, patches)
     made = "quantised after training"
-    if compression.finetune and _drop(cases, network, model) > compression.max_dice_drop:
+    if compression.finetune and _drop(cases, plain, model) > compression.max_dice_drop:
         logger.info("int8: the drop is above the limit; training %d steps with quantisation", compression.finetune)
         with uncompiled():
             trained = finetune(cases.model, quantize_trainable(network, patches), compression.finetune, DISTILLATION)
@@ -114,8 +117,8 @@ def write_int8(cases: Cases, network: nn.Module, folder: Path, compression: Comp
     return save_openvino(model, folder, compressed=True), made
 
 
-def _drop(cases: Cases, network: nn.Module, model: openvino.Model) -> float:
-    return cases.dice(network) - _dice(cases, OpenVinoRuntime(model, torch.get_num_threads(), exact=False))
+def _drop(cases: Cases, plain: nn.Module, model: openvino.Model) -> float:
+    return cases.dice(plain) - _dice(cases, OpenVinoRuntime(model, torch.get_num_threads(), exact=False))
 
 
 def _attempt(cases: Cases, runtime: Runtime, some: list[str]) -> tuple[float, list[float]]:

@@ -15,7 +15,7 @@ from torch import nn
 from prox_monai.data.complete import complete_folder
 from prox_monai.evaluation.cost import parameters
 from prox_monai.export.description import FILE as DESCRIPTION
-from prox_monai.export.description import Description, file_digest, read_description
+from prox_monai.export.description import Description, file_digest
 from prox_monai.export.exported import load_exported, open_runtime, write_network
 from prox_monai.export.formats import check_precision
 from prox_monai.export.parity import check_parity, compare
@@ -100,10 +100,9 @@ def deploy(
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether a folder holds an export and nothing else."""
-    if not (folder / DESCRIPTION).is_file():
-        return False
-    return {path.name for path in folder.iterdir()} <= {DESCRIPTION, *read_description(folder).files}
+    """Whether a folder holds an export, which may be damaged, and nothing else."""
+    names = {path.name for path in folder.iterdir()} if (folder / DESCRIPTION).is_file() else set()
+    return DESCRIPTION in names and all(name.startswith("model.") for name in names - {DESCRIPTION, *_COPIED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ def _write(
         network = finetune(model, plain, compression.finetune, DISTILLATION)
         steps.append(f"fine-tuned for {compression.finetune} steps")
     if compression.precision == "int8":
-        files, made = write_int8(cases, network, folder, compression)
+        files, made = write_int8(cases, network, plain, folder, compression)
         steps.append(made)
     else:
         files = write_network(network, model.input_shape, folder, format, compression.precision)

@@ -20,6 +20,7 @@ from prox_monai.export.formats import RUNTIMES_IN_32_BITS
 from prox_monai.export.runtime import RuntimeNetwork
 from prox_monai.export.runtimes import make_runtime
 from prox_monai.integrations.nnunet.checkpoint import read_stock
+from prox_monai.integrations.nnunet.describing import check_described
 from prox_monai.integrations.nnunet.planned import planned_module
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.space import SubnetConfig
@@ -93,9 +94,15 @@ def kind_of(folder: str | Path, fold: int | str = 0) -> Literal["exported", "fam
 
 
 def from_exported(folder: str | Path, threads: int | None = None) -> Deployed:
-    """Open a folder of ``prox-monai export onnx``, ``openvino`` or ``torch``; see ``load_exported``."""
+    """Open a folder of ``prox-monai export onnx``, ``openvino`` or ``torch``; see ``load_exported``.
+
+    Raises:
+        ValueError: When its description does not match what is beside it.
+    """
     folder = Path(folder)
     description, network = load_exported(folder, threads)
+    plans, dataset_json = (json.loads((folder / name).read_text()) for name in ("plans.json", "dataset.json"))
+    check_described(description, plans, dataset_json)
     axes = description.preprocessing["mirroring_axes"]
     about = {
         "subnet": description.subnet,
@@ -106,8 +113,8 @@ def from_exported(folder: str | Path, threads: int | None = None) -> Deployed:
     }
     return Deployed(
         network,
-        json.loads((folder / "plans.json").read_text()),
-        json.loads((folder / "dataset.json").read_text()),
+        plans,
+        dataset_json,
         description.source["configuration"],
         None if axes is None else tuple(axes),
         about,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -22,6 +23,8 @@ from prox_monai.data.problems import raise_for_problems
 from prox_monai.export.description import file_digest
 from prox_monai.integrations.nnunet.deployed import Deployed
 from prox_monai.integrations.nnunet.windows import window_starts
+
+logger = logging.getLogger(__name__)
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
@@ -148,6 +151,8 @@ def read_case(case: Case, deployed: Deployed) -> tuple[np.ndarray, dict[str, Any
     except Exception as error:  # every library behind a reader has its own
         reason = " ".join((str(error) or said.getvalue()).split())[:300] or type(error).__name__
         raise ValueError(f"{case.name}: cannot be read as an image: {reason}") from error
+    if warned := " ".join(said.getvalue().split()):
+        logger.warning("%s: nnU-Net's reader says: %s", case.name, warned)
     natural = isinstance(reader, NaturalImage2DIO)  # colours are channels of one file there
     if not natural and len(image) != len(case.files):
         raise ValueError(f"{case.name}: is 4-D; wanted one 3-D image per channel ({deployed.channels})")
@@ -180,6 +185,8 @@ def _check_nifti(path: Path, *, flat_too: bool) -> None:
         values = np.asanyarray(nibabel.load(path).dataobj)
     except Exception as error:  # of the file system, gzip, the header
         raise ValueError(f"{path.name}: cannot be read as an image: {' '.join(str(error).split())[:300]}") from error
+    if values.dtype.fields:
+        raise ValueError(f"{path.name}: holds colours ({', '.join(values.dtype.fields)}); wanted one number per voxel")
     if not values.size:
         raise ValueError(f"{path.name}: is empty, its size is {list(values.shape)} voxels")
     if values.ndim != 3 and not (flat_too and values.ndim == 2):

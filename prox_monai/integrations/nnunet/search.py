@@ -100,7 +100,8 @@ def search_trained(
             the folder holds rows of another model.
     """
     output = Path(output)
-    if output.is_dir() and any(output.iterdir()) and not any((output / name).exists() for name in _RESULTS):
+    there = [path.name for path in output.iterdir()] if output.is_dir() else []
+    if there and not any(name.startswith(_RESULTS) for name in there):  # claims and locks come before the first row
         raise FileExistsError(f"{output} holds something else than a search; choose another folder.")
     output.mkdir(parents=True, exist_ok=True)
     tuning, reporting = output / "tuning.jsonl", output / "reporting.jsonl"

@@ -164,6 +164,15 @@ def test_only_an_export_is_replaced(varied, tmp_path):
         (folder / "mine.txt").unlink()
 
 
+@pytest.mark.parametrize("name", ["model.pt2", "prox_monai.json"])
+def test_a_damaged_export_is_replaced(varied, tmp_path, name):
+    folder = tmp_path / "out"
+    deploy(varied, varied.space.smallest(), "torch", folder)
+    (folder / name).write_bytes((folder / name).read_bytes()[:100])
+    deploy(varied, varied.space.smallest(), "torch", folder, overwrite=True)
+    assert load_exported(folder)[0].subnet == varied.space.smallest().name
+
+
 def test_dice_needs_cases(varied, tmp_path):
     with pytest.raises(ValueError, match="fp16, int8 and fine-tuning are compared by Dice, which needs"):
         deploy(varied, varied.space.smallest(), "onnx", tmp_path / "out", compression=Compression(precision="fp16"))

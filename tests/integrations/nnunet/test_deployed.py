@@ -63,6 +63,25 @@ def test_changed_plans_are_refused(root, tmp_path):
         from_exported(folder)
 
 
+@pytest.mark.parametrize(
+    ("where", "field", "value"),
+    [
+        ("preprocessing", "spacing_mm", [9.0, 9.0, 9.0]),
+        ("preprocessing", "normalization", ["CTNormalization"]),
+        ("preprocessing", "mirroring_axes", [3]),
+        ("description", "labels", {"background": 0, "liver": 1}),
+    ],
+)
+def test_a_changed_description_is_refused(root, tmp_path, where, field, value):
+    folder = shutil.copytree(root / "exported", tmp_path / "exported")
+    path = folder / "prox_monai.json"
+    content = json.loads(path.read_text())
+    (content["preprocessing"] if where == "preprocessing" else content)[field] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"the description says (preprocessing\.)?{field} "):
+        from_exported(folder)
+
+
 def test_a_subnet_that_was_not_trained_is_refused(varied, config):
     wider = dataclasses.replace(config, resolution=0.5)
     with pytest.raises(ValueError, match="resolution"):

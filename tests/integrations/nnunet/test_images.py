@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from prox_monai.integrations.nnunet.deployed import from_trained
-from prox_monai.integrations.nnunet.images import Case, check_cases, find_cases
+from prox_monai.integrations.nnunet.images import Case, check_cases, find_cases, read_case
 from prox_monai.integrations.nnunet.windows import window_starts
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
@@ -109,6 +109,28 @@ def test_what_cannot_be_predicted(kind, deployed, write, tmp_path):
     write("a.nii.gz", values)
     with pytest.raises(ValueError, match=message):
         check_cases(find_cases(tmp_path, ".nii.gz", 1), deployed)
+
+
+def test_colours(deployed, tmp_path):
+    image = np.zeros((20, 28, 20), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "a.nii.gz")
+    with pytest.raises(ValueError, match=r"a.nii.gz: holds colours \(R, G, B\); wanted one number per voxel"):
+        check_cases(find_cases(tmp_path, ".nii.gz", 1), deployed)
+
+
+def test_channels_that_lie_apart_are_told(deployed, write, tmp_path, caplog):
+    """What nnU-Net's reader finds wrong and lets through."""
+    write("a_0000.nii.gz")
+    moved = AFFINE.copy()
+    moved[:3, 3] += 5
+    noise = np.random.default_rng(1).normal(100, 20, (20, 28, 20)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(noise, moved), tmp_path / "a_0001.nii.gz")
+    two = {**deployed.dataset_json, "channel_names": {"0": "T1", "1": "T2"}}
+    (case,) = find_cases(tmp_path, ".nii.gz", 2)
+    image, _ = read_case(case, dataclasses.replace(deployed, dataset_json=two))
+    assert len(image) == 2
+    assert "a: nnU-Net's reader says: " in caplog.text
+    assert "origin" in caplog.text
 
 
 @pytest.mark.parametrize(("patch", "allowed"), [([24, 16], True), ([16, 24, 16], False)])

@@ -153,6 +153,16 @@ def test_another_machine_goes_on_without_taking_times(small_model, preprocessed,
     assert len(search_trained(small_model, Wanted(trials=100), preprocessed, tmp_path).reporting) == len(times)
 
 
+@pytest.mark.parametrize("name", ["tuning.jsonl.claims", "study.log.lock"])
+def test_a_search_that_has_no_row_yet_goes_on(small_model, preprocessed, tmp_path, name):
+    """Another process scores the first subnet, or was killed while it did."""
+    (tmp_path / "found" / name).mkdir(parents=True)
+    found = search_trained(
+        small_model, Wanted(trials=100, at_most={"parameters": 1e9}), preprocessed, tmp_path / "found"
+    )
+    assert found.front
+
+
 def test_a_folder_of_something_else_is_left_alone(cli, tmp_path):
     (tmp_path / "pareto.png").write_bytes(b"a picture")
     code, _, error = cli("search", "folder", "--output", tmp_path)
