@@ -79,9 +79,10 @@ def measure(arguments: argparse.Namespace) -> None:
     """Make all measurements, write the result."""
     torch.set_num_threads(arguments.threads)
     model = load_trained(arguments.model, arguments.fold)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    chosen, tuned = choose(model, arguments.trials, arguments.output / "search", arguments.threads)
-    exported = {form: export(model, chosen, form, arguments.output / chosen.name) for form in map("-".join, FORMS)}
+    output = arguments.output / model.digest
+    output.mkdir(parents=True, exist_ok=True)
+    chosen, tuned = choose(model, arguments.trials, output / "search", arguments.threads)
+    exported = {form: export(model, chosen, form, output / chosen.name) for form in map("-".join, FORMS)}
     networks = {
         "planned": planned_module(model.plans_manager, model.configuration_name, model.dataset_json),
         "largest": model.supernet.extract(model.space.largest()).eval(),
@@ -106,8 +107,8 @@ def measure(arguments: argparse.Namespace) -> None:
             for name, network in networks.items()
         },
         "exported": exported,
-        "stock": stock(model, arguments.output / f"stock_{model.digest}"),
-        "reporting": reported(model, networks, arguments.output / chosen.name / "openvino-int8"),
+        "stock": stock(model, output / "stock"),
+        "reporting": reported(model, networks, output / chosen.name / "openvino-int8"),
         "threads": arguments.threads,
         "machine": {"device": device_name("cpu"), "instructions": os.environ.get(INSTRUCTIONS), **environment()},
     }

@@ -8,17 +8,20 @@ import sys
 from collections.abc import Sequence
 
 from prox_monai import __version__
-from prox_monai.commands import export, general, monai, nnunet, predict, report, search
+from prox_monai.commands import deploy, export, general, monai, nnunet, predict, report, search
 from prox_monai.commands.command import Command
 
 EXAMPLES = """examples:
   export nnUNet_extTrainer="$(prox-monai nnunet-path)"   let nnU-Net find ProXTrainer
   prox-monai doctor                                      what this installation lacks
   prox-monai demo --data Task04_Hippocampus              the whole way, on real data, in minutes
+  prox-monai deploy MODEL_FOLDER --max-latency-ms 10 --output laptop   a trained family's best subnet for this device
 """
 
 COMMANDS: tuple[Command, ...] = tuple(
-    command for module in (general, nnunet, search, export, predict, report, monai) for command in module.COMMANDS
+    command
+    for module in (general, nnunet, deploy, search, export, predict, report, monai)
+    for command in module.COMMANDS
 )
 
 

@@ -37,8 +37,6 @@ def _export(format: str, arguments: argparse.Namespace) -> int:
         from prox_monai.integrations.nnunet.deploy import deploy
         from prox_monai.integrations.nnunet.trained import load_trained
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     choice = Choice(subnet=arguments.subnet, max_latency_ms=arguments.max_latency_ms, table=arguments.table)
     compression = Compression(
         precision=arguments.precision,
@@ -48,6 +46,8 @@ def _export(format: str, arguments: argparse.Namespace) -> int:
     )
     model = load_trained(arguments.model, arguments.fold)
     chosen = choose(model, choice)
+    if threads := arguments.threads or chosen.threads:
+        torch.set_num_threads(threads)
     _warn_of_table(chosen, format, compression.precision, torch.get_num_threads())
     find_cases = cases_of if compression.needs_cases else cases_if_there
     description = deploy(
@@ -127,7 +127,9 @@ def _export_arguments(format: str, parser: argparse.ArgumentParser) -> None:
     if "int8" in FORMATS[format]:
         help = "of int8: keep layers in floating point until the drop is within the limit; not with --finetune"
         parser.add_argument("--accuracy-aware", action="store_true", help=help)
-    parser.add_argument("--threads", type=at_least_one, metavar="N", help="CPU threads for the comparison")
+    parser.add_argument(
+        "--threads", type=at_least_one, metavar="N", help="CPU threads of the comparison; default: the table's"
+    )
 
 
 def _examples(format: str) -> str:

@@ -87,7 +87,9 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", choices=RUNTIMES_IN_32_BITS, help=help)
     help = "one pass per window instead of nnU-Net's average over mirrored images"
     parser.add_argument("--no-mirroring", dest="mirroring", action="store_false", help=help)
-    parser.add_argument("--threads", type=at_least_one, metavar="N", help="CPU threads, default: the runtime's choice")
+    parser.add_argument(
+        "--threads", type=at_least_one, metavar="N", help="CPU threads, default: the table's, or the runtime's choice"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace label maps in the output")
 
 

@@ -14,13 +14,14 @@ from prox_monai.commands.command import Command, device_argument, extra
 from prox_monai.export.formats import RUNTIMES
 
 if TYPE_CHECKING:
-    from prox_monai.integrations.nnunet.search import Found
+    from prox_monai.integrations.nnunet.search import Found, Wanted
     from prox_monai.integrations.nnunet.trained import TrainedModel
     from prox_monai.search.latency import Conditions, MakeRuntime
     from prox_monai.search.predictor import LatencyPredictor, SubnetLatency
 
+_BUCKETS = 5  # as figure 4 of the paper
 _LIMITS = {
-    "latency_ms": "of one patch, batch 1; needs --latency-table",
+    "latency_ms": "of one patch, batch 1",
     "params": "number of parameters",
     "macs": "multiply-adds per patch, 1e9 for example",
     "memory_mb": "weights and activations alive at once, for one patch",
@@ -31,12 +32,13 @@ def _latency(arguments: argparse.Namespace) -> int:
     with extra("nnunet"):
         from tqdm import tqdm
 
+        from prox_monai.export.runtimes import runtime_maker
         from prox_monai.integrations.nnunet.trained import load_trained
         from prox_monai.search.latency import Conditions, Plan, measure_latencies
         from prox_monai.search.predictor import read_table
 
     Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-    makes = {name: _maker(name, arguments.threads) for name in dict.fromkeys(arguments.runtime)}
+    makes = {name: runtime_maker(name, arguments.threads) for name in dict.fromkeys(arguments.runtime)}
     here = {name: Conditions.here(name, make, arguments.threads) for name, make in makes.items()}  # all there?
     model = load_trained(arguments.model, arguments.fold)
     sizes = {"fit": arguments.fit, "held_out": arguments.validate}
@@ -67,21 +69,15 @@ def _search(arguments: argparse.Namespace) -> int:
         from tqdm import tqdm
 
         from prox_monai.integrations.nnunet import unseen
-        from prox_monai.integrations.nnunet.search import Wanted, search_trained
+        from prox_monai.integrations.nnunet.search import PICTURE, search_trained
         from prox_monai.integrations.nnunet.trained import load_trained
 
-    if find_spec("optuna"):
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would say that it made a study
+    quiet_optuna()
     device = unseen.choose_device(arguments.device)
     model = load_trained(arguments.model, arguments.fold)
-    names = {"latency_ms": "latency_ms", "params": "parameters", "macs": "macs", "memory_mb": "memory_mb"}
-    limits = {cost: getattr(arguments, f"max_{name}") for name, cost in names.items()}
-    at_most = {cost: limit for cost, limit in limits.items() if limit is not None}
-    wanted = Wanted(arguments.cost, at_most, arguments.min_dice, arguments.trials, arguments.seed)
+    wanted = wanted_of(arguments, arguments.cost)
     preprocessed = unseen.preprocessed_folder(model, os.environ)
-    latency = _subnet_latency(arguments, model)
+    latency = subnet_latency(arguments, model)
     with tqdm(desc="subnets scored", unit="", disable=None, leave=False) as bar:
         found = search_trained(
             model,
@@ -93,7 +89,9 @@ def _search(arguments: argparse.Namespace) -> int:
             device=device,
             scored=bar.update,
         )
-    _show(found, Path(arguments.output), model, latency)
+    _show(found, model, latency)
+    _draw(found, model, latency, Path(arguments.output) / PICTURE)
+    print(f"In {arguments.output}: front.json, tuning.jsonl, reporting.jsonl, {PICTURE}.")
     return 0
 
 
@@ -101,35 +99,50 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments(parser)
     help = "of the results; what it holds is not done again; several processes may share it"
     parser.add_argument("--output", required=True, metavar="FOLDER", help=help)
-    parser.add_argument("--latency-table", metavar="FILE", help="that prox-monai latency wrote")
+    parser.add_argument("--latency-table", metavar="FILE", help="of prox-monai latency; a limit on latency needs one")
     help = "of the table, where it holds several"
     parser.add_argument("--runtime", choices=RUNTIMES, metavar="NAME", help=f"{help}: %(choices)s")
     parser.add_argument("--threads", type=at_least_one, metavar="N", help=help)
     parser.add_argument("--force", action="store_true", help="use a table of another device or version as it is")
-    for name, help in _LIMITS.items():
-        parser.add_argument(f"--max-{name.replace('_', '-')}", type=positive, metavar="N", help=help)
-    parser.add_argument("--min-dice", type=fraction, default=0.0, metavar="DICE", help="on the tuning half")
+    limit_arguments(parser)
     help = "weighed against Dice; default: latency_ms with a table, else macs"
     parser.add_argument("--cost", choices=("latency_ms", "parameters", "macs", "memory_mb"), help=help)
-    help = "subnets to try at most, default: %(default)s; a space of no more is enumerated"
-    parser.add_argument("--trials", type=at_least_one, default=300, metavar="N", help=help)
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     help = "Optuna URL of the study, or a file; default: study.log in the folder"
     parser.add_argument("--storage", metavar="URL|FILE", help=help)
     device_argument(parser)
 
 
-def _maker(name: str, threads: int) -> MakeRuntime:
-    from prox_monai.export.runtimes import make_runtime
+def limit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what is searched for: limits, and how many subnets are tried."""
+    for name, help in _LIMITS.items():
+        parser.add_argument(f"--max-{name.replace('_', '-')}", type=positive, metavar="N", help=help)
+    parser.add_argument("--min-dice", type=fraction, default=0.0, metavar="DICE", help="on the tuning half")
+    help = "subnets to try at most, default: %(default)s; a space of no more is enumerated"
+    parser.add_argument("--trials", type=at_least_one, default=300, metavar="N", help=help)
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
-    def make(network, input_shape):
-        return make_runtime(name, network, input_shape, threads)
 
-    return make
+def wanted_of(arguments: argparse.Namespace, cost: str | None = None) -> Wanted:
+    """Return what is searched for by arguments that :func:`limit_arguments` declares."""
+    from prox_monai.integrations.nnunet.search import Wanted
+
+    names = {"latency_ms": "latency_ms", "params": "parameters", "macs": "macs", "memory_mb": "memory_mb"}
+    limits = {cost: getattr(arguments, f"max_{name}") for name, cost in names.items()}
+    at_most = {cost: limit for cost, limit in limits.items() if limit is not None}
+    return Wanted(cost, at_most, arguments.min_dice, arguments.trials, arguments.seed)
 
 
-def _subnet_latency(arguments: argparse.Namespace, model: TrainedModel) -> SubnetLatency | None:
-    """Latency by the table that was given."""
+def quiet_optuna() -> None:
+    """Keep Optuna from saying that it made a study."""
+    if find_spec("optuna"):
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def subnet_latency(arguments: argparse.Namespace, model: TrainedModel) -> SubnetLatency | None:
+    """Return latency by the table that was given."""
+    from prox_monai.export.runtimes import runtime_maker
     from prox_monai.search.latency import Conditions
     from prox_monai.search.predictor import SubnetLatency, read_table, rows_by_conditions
 
@@ -143,7 +156,10 @@ def _subnet_latency(arguments: argparse.Namespace, model: TrainedModel) -> Subne
     here: Conditions | None = None
     if len(kinds) == 1 and not arguments.force:
         ((runtime, threads),) = kinds
-        here = Conditions.here(runtime, _maker(runtime, threads), threads)
+        try:
+            here = Conditions.here(runtime, runtime_maker(runtime, threads), threads)
+        except ImportError as error:
+            raise ImportError(f"{error}; --force takes a table that another device has measured as it is") from error
     predictor = read_table(arguments.latency_table, here, arguments.runtime, arguments.threads)
     return SubnetLatency(predictor, model.supernet.architecture, model.input_shape)
 
@@ -165,10 +181,8 @@ def _accuracy_table(predictors: Sequence[LatencyPredictor]) -> str:
     return columns(lines)
 
 
-def _show(found: Found, output: Path, model: TrainedModel, latency: SubnetLatency | None) -> None:
-    """Print the front and draw it."""
-    from prox_monai.integrations.nnunet.search import PICTURE
-    from prox_monai.search.plots import pareto_picture
+def _show(found: Found, model: TrainedModel, latency: SubnetLatency | None) -> None:
+    """Print the front."""
     from prox_monai.search.table import columns, interval_cell, row_cells
 
     cells = row_cells(found.reporting, head="Dice, reporting half")
@@ -181,11 +195,40 @@ def _show(found: Found, output: Path, model: TrainedModel, latency: SubnetLatenc
         accuracy = latency.predictor.accuracy()
         error = f"; mean error {accuracy.mean_error:.1%} on {accuracy.networks} networks" if accuracy else ""
         print(f"Latency: predicted, {latency.predictor.conditions}{error}.")
-        keys = {row["key"] for row in found.reporting}
-        front = {row["name"] for row in found.tuning if row["key"] in keys}
-        title = f"{len(found.tuning)} subnets on the tuning half of fold {model.fold}\n{latency.predictor.conditions}"
-        pareto_picture(found.tuning, output / PICTURE, title=title, named=front if len(front) <= 5 else ())
-    print(f"In {output}: front.json, tuning.jsonl, reporting.jsonl{f', {PICTURE}' if latency else ''}.")
+
+
+def _draw(found: Found, model: TrainedModel, latency: SubnetLatency | None, path: Path) -> None:
+    """Draw what was scored, in buckets of the cost, with the network that nnU-Net plans where its cost is known."""
+    from prox_monai.integrations.nnunet.planned import planned_costs
+    from prox_monai.search.plots import pareto_picture
+
+    cost = "memory_bytes" if found.cost == "memory_mb" else found.cost
+    conditions = latency and latency.predictor.conditions
+    planned = planned_costs(model, conditions and _maker_here(conditions))
+    keys = {row["key"] for row in found.reporting}
+    front = {row["name"] for row in found.tuning if row["key"] in keys}
+    about = f"{len(found.tuning)} subnets on the tuning half of fold {model.fold}"
+    pareto_picture(
+        found.tuning,
+        path,
+        title=f"{about}\n{conditions}" if conditions else about,
+        cost=cost,
+        named=front if len(front) <= 5 else (),
+        buckets=_BUCKETS,
+        others=[planned] if planned[cost] is not None else [],
+    )
+
+
+def _maker_here(conditions: Conditions) -> MakeRuntime | None:
+    """Make the runtime of a table, where the table is of this device; else there is nothing to compare with."""
+    from prox_monai.export.runtimes import runtime_maker
+    from prox_monai.search.latency import Conditions
+
+    try:
+        make = runtime_maker(conditions.runtime, conditions.threads)
+        return make if Conditions.here(conditions.runtime, make, conditions.threads) == conditions else None
+    except ImportError:  # another device may have runtimes that are not here
+        return None
 
 
 COMMANDS = (

@@ -33,6 +33,17 @@ def check_precision(format: str, precision: str) -> None:
         raise ValueError(f"precision of {format} must be one of {', '.join(FORMATS[format])}, got {precision!r}.")
 
 
+def form_of(runtime: str) -> tuple[str, str]:
+    """Return the format and the precision that run in a runtime as it was timed.
+
+    Raises:
+        ValueError: When there is no such runtime.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}, got {runtime!r}.")
+    return next(form for form, name in _TIMED.items() if name == runtime)
+
+
 def timed_runtime(format: str, precision: str) -> str | None:
     """Return the runtime whose latencies are those of a format in a precision; None where none measures that."""
     return _TIMED.get((format, precision))

@@ -59,6 +59,15 @@ def make_runtime(name: str, network: nn.Module, input_shape: Sequence[int], thre
     return RUNTIMES[name](network, input_shape, threads)
 
 
+def runtime_maker(name: str, threads: int) -> Callable[[nn.Module, Sequence[int]], Runtime]:
+    """Return what makes a named runtime with so many threads of a network and the shape of its input."""
+
+    def make(network: nn.Module, input_shape: Sequence[int]) -> Runtime:
+        return make_runtime(name, network, input_shape, threads)
+
+    return make
+
+
 def _torch(network: nn.Module, input_shape: Sequence[int], threads: int) -> Runtime:
     return PlainRuntime(network, threads)
 

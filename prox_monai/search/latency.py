@@ -102,8 +102,8 @@ class Plan:
         space: SearchSpace,
         input_shape: Sequence[int],
         *,
-        fit: int,
-        held_out: int,
+        fit: int = 60,
+        held_out: int = 50,
         seed: int = 0,
     ) -> Plan:
         """Choose subnets at random, the smallest and the largest among those that are fitted.

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = "osD^v"
-_WIDE = 10  # latencies that differ by more are shown on a logarithmic axis
+_WIDE = 10  # costs that differ by more are shown on a logarithmic axis
+_COSTS = {
+    "latency_ms": "latency of one patch, batch 1 (ms)",
+    "parameters": "parameters",
+    "macs": "multiply-adds of one patch",
+    "memory_bytes": "weights and activations alive at once, one patch (bytes)",
+}
 
 
 def pareto_picture(
@@ -27,11 +33,12 @@ def pareto_picture(
     title: str,
     value: str = "dice",
     label: str = "mean foreground Dice",
+    cost: str = "latency_ms",
     named: Collection[str] = ALIASES,
     buckets: int = 1,
     others: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Draw what subnets are worth against latency, coloured by mean width, with the Pareto front and the named ones.
+    """Draw what subnets are worth against a cost, coloured by mean width, with the Pareto front and the named ones.
 
     Args:
         rows: as ``evaluate_subnets`` makes them; rows without a value are left out.
@@ -39,10 +46,11 @@ def pareto_picture(
         title: what the rows were measured on.
         value: the field that says what a subnet is worth.
         label: what that is.
+        cost: ``latency_ms``, ``parameters``, ``macs`` or ``memory_bytes``.
         named: names of the rows that are pointed at.
-        buckets: number of quantile buckets of latency that are shown by lines (ProX, figure 4).
-        others: networks to compare with, no part of the front: ``name``, ``latency_ms`` and the value, which may be
-            None: then a line shows the latency.
+        buckets: number of quantile buckets of the cost that are shown by lines (ProX, figure 4).
+        others: networks to compare with, no part of the front: ``name``, the cost and the value, which may be None:
+            then a line shows the cost.
 
     Raises:
         ImportError: When matplotlib is not installed.
@@ -53,15 +61,15 @@ def pareto_picture(
         raise ValueError(f"there is no row with a {value} to draw in {path}.")
     figure = new_figure(8, 5)
     axes = figure.add_subplot()
-    latency = [row["latency_ms"] for row in rows]
-    _draw_front(axes, latency, [row[value] for row in rows])
-    points = _draw_subnets(axes, rows, value)
+    costs = [row[cost] for row in rows]
+    _draw_front(axes, costs, [row[value] for row in rows])
+    points = _draw_subnets(axes, rows, cost, value)
     figure.colorbar(points, label="mean width")
-    _draw_buckets(axes, latency, min(buckets, len(rows)))
-    _draw_others(axes, others, value)
-    _name_points(axes, [row for row in rows if row["name"] in named], value, fmean((min(latency), max(latency))))
-    axes.set(xlabel="latency of one patch, batch 1 (ms)", ylabel=label, title=title)
-    shown = [*latency, *(other["latency_ms"] for other in others)]
+    _draw_buckets(axes, costs, min(buckets, len(rows)))
+    _draw_others(axes, others, cost, value)
+    _name_points(axes, [row for row in rows if row["name"] in named], cost, value, fmean((min(costs), max(costs))))
+    axes.set(xlabel=_COSTS[cost], ylabel=label, title=title)
+    shown = [*costs, *(other[cost] for other in others)]
     if max(shown) > _WIDE * min(shown):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
@@ -163,10 +171,10 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _draw_front(axes: Axes, latency: Sequence[float], worth: Sequence[float]) -> None:
-    front = pareto_front(latency, worth)
+def _draw_front(axes: Axes, costs: Sequence[float], worth: Sequence[float]) -> None:
+    front = pareto_front(costs, worth)
     axes.step(
-        [latency[i] for i in front],
+        [costs[i] for i in front],
         [worth[i] for i in front],
         where="post",
         color="0.55",
@@ -175,7 +183,7 @@ def _draw_front(axes: Axes, latency: Sequence[float], worth: Sequence[float]) ->
     )
 
 
-def _draw_subnets(axes: Axes, rows: Sequence[Mapping[str, Any]], value: str) -> PathCollection:
+def _draw_subnets(axes: Axes, rows: Sequence[Mapping[str, Any]], cost: str, value: str) -> PathCollection:
     """A point a subnet, a marker a resolution; returns points, which have the colours of all."""
     from matplotlib.colors import Normalize
 
@@ -185,7 +193,7 @@ def _draw_subnets(axes: Axes, rows: Sequence[Mapping[str, Any]], value: str) -> 
     for marker, resolution in zip(cycle(_MARKERS), resolutions, strict=False):
         chosen = [i for i, row in enumerate(rows) if row["config"]["resolution"] == resolution]
         points = axes.scatter(
-            [rows[i]["latency_ms"] for i in chosen],
+            [rows[i][cost] for i in chosen],
             [rows[i][value] for i in chosen],
             c=[widths[i] for i in chosen],
             norm=norm,
@@ -198,21 +206,21 @@ def _draw_subnets(axes: Axes, rows: Sequence[Mapping[str, Any]], value: str) -> 
     return points
 
 
-def _draw_buckets(axes: Axes, latency: Sequence[float], buckets: int) -> None:
-    index = latency_buckets(latency, buckets)
+def _draw_buckets(axes: Axes, costs: Sequence[float], buckets: int) -> None:
+    index = latency_buckets(costs, buckets)
     for bucket in range(1, buckets):
-        inside = [x for x, number in zip(latency, index, strict=True) if number == bucket]
+        inside = [x for x, number in zip(costs, index, strict=True) if number == bucket]
         if inside:
             axes.axvline(min(inside), color="0.8", linestyle=":", linewidth=1, zorder=0)
 
 
-def _draw_others(axes: Axes, others: Sequence[Mapping[str, Any]], value: str) -> None:
+def _draw_others(axes: Axes, others: Sequence[Mapping[str, Any]], cost: str, value: str) -> None:
     for number, other in enumerate(others, 1):
         if other[value] is None:
-            axes.axvline(other["latency_ms"], color=f"C{number}", linestyle="--", label=other["name"])
+            axes.axvline(other[cost], color=f"C{number}", linestyle="--", label=other["name"])
         else:
             axes.plot(
-                other["latency_ms"],
+                other[cost],
                 other[value],
                 color=f"C{number}",
                 marker="*",
@@ -223,13 +231,13 @@ def _draw_others(axes: Axes, others: Sequence[Mapping[str, Any]], value: str) ->
             )
 
 
-def _name_points(axes: Axes, rows: Sequence[Mapping[str, Any]], value: str, middle: float) -> None:
-    """Point at rows, from the left where they are slower than ``middle`` milliseconds."""
+def _name_points(axes: Axes, rows: Sequence[Mapping[str, Any]], cost: str, value: str, middle: float) -> None:
+    """Point at rows, from the left where they cost more than ``middle``."""
     for row in rows:
-        right = row["latency_ms"] > middle
+        right = row[cost] > middle
         axes.annotate(
             f"{row['name']} {row[value]:.3f}",
-            (row["latency_ms"], row[value]),
+            (row[cost], row[value]),
             xytext=(-16 if right else 16, 22),
             textcoords="offset points",
             ha="right" if right else "left",

@@ -9,6 +9,11 @@ from typing import Any
 from prox_monai.search.pareto import latency_buckets
 
 _HEAD = ("subnet", "parameters", "GMAC", "latency (ms)")
+_MORE = {  # where some row has it: what its column is called, its unit, how it is written
+    "nsd": ("NSD", 1.0, ".3f"),
+    "hd95_mm": ("HD95 (mm)", 1.0, ".2f"),
+    "peak_memory_bytes": ("peak memory (MB)", 1e-6, ".0f"),
+}
 
 
 def rows_table(
@@ -31,8 +36,13 @@ def rows_table(
 
 
 def row_cells(rows: Iterable[Mapping[str, Any]], *, value: str = "dice", head: str = "Dice") -> list[tuple[str, ...]]:
-    """Return the lines of :func:`rows_table` as cells, the head first."""
-    return [(*_HEAD, head), *(_cells(row, value) for row in rows)]
+    """Return the lines of :func:`rows_table` as cells, the head first.
+
+    Surface Dice, Hausdorff distance and peak memory have columns where some row has them.
+    """
+    rows = list(rows)
+    more = [field for field in _MORE if any(row.get(field) is not None for row in rows)]
+    return [(*_HEAD, head, *(_MORE[field][0] for field in more)), *(_cells(row, value, more) for row in rows)]
 
 
 def buckets_table(rows: Sequence[Mapping[str, Any]], buckets: int, *, value: str = "dice") -> str:
@@ -65,10 +75,14 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
 
 
-def _cells(row: Mapping[str, Any], value: str) -> tuple[str, ...]:
-    worth = "-" if row[value] is None else f"{row[value]:.3f}"
-    latency = "-" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}"
-    return row["name"], f"{row['parameters']:,}", f"{row['macs'] / 1e9:.2f}", latency, worth
+def _cells(row: Mapping[str, Any], value: str, more: Iterable[str]) -> tuple[str, ...]:
+    known = _cell(row["latency_ms"], ".1f"), _cell(row[value], ".3f")
+    others = (_cell(row.get(field), form, unit) for field in more for _, unit, form in [_MORE[field]])
+    return row["name"], f"{row['parameters']:,}", f"{row['macs'] / 1e9:.2f}", *known, *others
+
+
+def _cell(value: float | None, form: str, unit: float = 1.0) -> str:
+    return "-" if value is None else f"{value * unit:{form}}"
 
 
 def interval_cell(ends: Sequence[float] | None) -> str:

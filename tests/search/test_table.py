@@ -3,6 +3,14 @@ from __future__ import annotations
 from prox_monai.search.table import buckets_table, rows_table
 
 
+def test_surfaces_and_peak_memory_have_columns_where_they_were_measured(rows):
+    measured = [rows[0] | {"nsd": 0.95, "hd95_mm": 1.234, "peak_memory_bytes": 52_400_000}, rows[1]]
+    head, first, second = rows_table(measured).splitlines()
+    assert head.endswith("NSD  HD95 (mm)  peak memory (MB)")
+    assert first.split()[-3:] == ["0.950", "1.23", "52"]
+    assert second.split()[-3:] == ["-", "-", "-"]
+
+
 def test_table(rows):
     assert rows_table(rows[:2]) == (
         "subnet        parameters  GMAC  latency (ms)   Dice\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from prox_monai.export.description import Description, read_description
-from prox_monai.integrations.nnunet.search import read_front
+from prox_monai.integrations.nnunet.search import PICTURE, read_front
 from prox_monai.integrations.nnunet.trained import TrainedModel
-from prox_monai.report.page import Section, Table
+from prox_monai.report.page import Picture, Section, Table
 from prox_monai.search.table import interval_cell
 
 _COSTS = {
@@ -21,7 +21,7 @@ _COSTS = {
 
 
 def front_section(model: TrainedModel, path: Path) -> Section:
-    """Return the front of a search.
+    """Return the front of a search, with the picture that lies beside it.
 
     Args:
         model: the trained model.
@@ -49,7 +49,15 @@ def front_section(model: TrainedModel, path: Path) -> Section:
         )
         for subnet in found["subnets"]
     ]
-    return Section("Search", (_asked(found), Table(head, tuple(lines), caption=_measured(found))))
+    parts: list[str | Table | Picture] = [_asked(found), Table(head, tuple(lines), caption=_measured(found))]
+    if (picture := path.with_name(path.stem.replace("front", Path(PICTURE).stem, 1) + Path(PICTURE).suffix)).is_file():
+        parts.append(Picture(picture, f"The subnets that were scored, on the tuning half, by {found['cost']}."))
+    return Section("Search", tuple(parts))
+
+
+def exported_subnets(folders: Sequence[Path]) -> list[str]:
+    """Return the names of the subnets that folders of ``prox-monai export`` hold."""
+    return [read_description(folder).subnet for folder in folders]
 
 
 def exports_section(model: TrainedModel, folders: Sequence[Path]) -> Section:

@@ -14,8 +14,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from prox_monai.evaluation.cost import device_name, latency, multiply_adds, parameters
+from prox_monai.evaluation.memory import tensor_bytes
+from prox_monai.export.timing import side_by_side
 from prox_monai.integrations.nnunet.scoring import mean_dice
 from prox_monai.integrations.nnunet.trained import TrainedModel
+from prox_monai.search.latency import MakeRuntime
 
 _PLANNED = "nnU-Net, as planned"
 
@@ -41,6 +44,37 @@ def planned_network(model: TrainedModel, rows: Sequence[Mapping[str, Any]], stoc
         "device": device_name("cpu"),
         "dice": None if stock is None else _validated_dice(stock, rows[0]["dice_per_case"]),
     }
+
+
+def planned_costs(model: TrainedModel, runtime: MakeRuntime | None) -> dict[str, Any]:
+    """Return the network that nnU-Net plans, as a row without Dice: its costs, latency in a runtime of this device.
+
+    Args:
+        model: whose plans hold.
+        runtime: makes the runtime; without it latency is None.
+    """
+    network = planned_module(model.plans_manager, model.configuration_name, model.dataset_json)
+    shape = model.input_shape
+    return {
+        "name": _PLANNED,
+        "parameters": parameters(network),
+        "macs": multiply_adds(network, shape),
+        "memory_bytes": tensor_bytes(network, shape),
+        "latency_ms": runtime and latency_in(runtime, network, shape),
+        "dice": None,
+    }
+
+
+def latency_in(runtime: MakeRuntime, network: nn.Module, input_shape: Sequence[int]) -> float:
+    """Return the median milliseconds of one patch in a runtime.
+
+    Args:
+        runtime: makes it of a network.
+        network: plain network.
+        input_shape: ``(C, *spatial)`` of the patch.
+    """
+    (time,) = side_by_side({"": runtime(network, input_shape)}, torch.randn(1, *input_shape)).values()
+    return time
 
 
 def _latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) -> float:

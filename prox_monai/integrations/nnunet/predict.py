@@ -85,7 +85,8 @@ def prepare_prediction(
         runtime: of a folder of ``ProXTrainer``: ``torch``, ``onnxruntime`` or ``openvino``; if not given, the one whose
             latencies decided, else ``torch``.
         mirror: average over mirrored images, as nnU-Net does, where the model was trained with that.
-        threads: CPU threads; as torch or the runtime has them if not given.
+        threads: CPU threads; if not given, as many as the latencies that decided are of, else as torch or the runtime
+            has them.
         overwrite: replace label maps that are there.
 
     Raises:
@@ -120,6 +121,10 @@ def _of_family(
     windows = check_cases(cases, largest, count_windows=True) if choice.budget_s else 1
     passes = 2 ** len(model.mirroring_axes) if mirror and model.mirroring_axes else 1
     chosen = choose(model, choice, windows=windows, passes=passes)
+    if threads := threads or chosen.threads:
+        torch.set_num_threads(threads)
+    if choice.max_latency_ms is not None and passes > 1:
+        logger.info("the limit is of one pass; mirroring makes %d of each window, --no-mirroring one", passes)
     if chosen.runtime and runtime and runtime != chosen.runtime:
         logger.warning("latencies in the table are of %s, not of %s", chosen.runtime, runtime)
     deployed = from_trained(model, chosen.config, runtime or chosen.runtime or "torch", threads)

@@ -12,7 +12,7 @@ from typing import Any
 
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.evaluation.subnets import read_rows
-from prox_monai.integrations.nnunet.device_report import exports_section, front_section
+from prox_monai.integrations.nnunet.device_report import exported_subnets, exports_section, front_section
 from prox_monai.integrations.nnunet.planned import planned_network
 from prox_monai.integrations.nnunet.scoring import CaseScorer
 from prox_monai.integrations.nnunet.shown import RawCases, draw_prediction
@@ -34,8 +34,8 @@ class Wanted:
 
     Args:
         rows: tables of evaluated subnets: of ``prox-monai evaluate``, or ``reporting.jsonl`` of ``search``.
-        subnets: names of the subnets that are drawn; the first of them predicts the cases. If not given: the best of
-            the tables, the fastest, and those with an alias.
+        subnets: names of the subnets that are drawn; the first of them predicts the cases. If not given: those that
+            were exported, the best of the tables, the fastest, and those with an alias.
         front: ``front.json`` of a search.
         exported: folders of exported subnets.
         stock: folder of a fold that nnU-Net's own trainer trained on the same data, to compare with.
@@ -65,7 +65,10 @@ def write_report(model: TrainedModel, wanted: Wanted, path: str | Path, environm
     """
     rows = _rows(model, wanted.rows)
     find = model.multiply_adds().find
-    subnets = {name: find(name) for name in dict.fromkeys(wanted.subnets or _worth_seeing(rows))}
+    subnets: dict[str, SubnetConfig] = {}
+    for name in wanted.subnets or (*exported_subnets(wanted.exported), *_worth_seeing(rows)):
+        if (config := find(name)) not in subnets.values():
+            subnets[name] = config
     device = [front_section(model, wanted.front)] if wanted.front else []
     device += [exports_section(model, wanted.exported)] if wanted.exported else []
     planned = planned_network(model, rows, wanted.stock)
@@ -117,8 +120,7 @@ def subnets_section(
         buckets=buckets,
         others=[planned],
     )
-    head, *body = row_cells(shown)
-    lines = [*body, *row_cells([planned])[1:]]
+    head, *lines = row_cells([*shown, planned])
     marked = frozenset(i for i, row in enumerate(shown) if id(row) in front)
     where = f"{about['device']}, {about['threads']} threads, torch {about['torch']}"
     table = Table(head, tuple(lines), marked, f"The front, marked, and the named subnets; latency on {where}.")
@@ -184,8 +186,8 @@ def _rows(model: TrainedModel, paths: Sequence[Path]) -> list[dict[str, Any]]:
         raise ValueError(f"{', '.join(map(str, paths))} hold subnets that were scored on different cases.")
     if untimed := [row["name"] for row in rows.values() if row["latency_ms"] is None]:
         raise ValueError(
-            f"{', '.join(map(str, paths))} hold {len(untimed)} subnets without latency, such as {untimed[0]}; give the "
-            f"reporting.jsonl of a search, or evaluate without --no-latency."
+            f"{', '.join(map(str, paths))} hold {len(untimed)} subnets without latency, such as {untimed[0]}; evaluate "
+            f"them into another table, without --no-latency and on one device."
         )
     conditions = {(row["latency"]["device"], row["latency"]["threads"]) for row in rows.values()}
     if len(conditions) > 1:

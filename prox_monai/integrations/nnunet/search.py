@@ -54,11 +54,13 @@ class Found:
     """What was found.
 
     Args:
+        cost: the cost that was weighed against Dice.
         front: the Pareto set, by increasing cost.
         tuning: rows of all subnets that were scored, on the tuning half.
         reporting: rows of the Pareto set, on the reporting half.
     """
 
+    cost: str
     front: list[Scored]
     tuning: list[dict[str, Any]]
     reporting: list[dict[str, Any]]
@@ -130,6 +132,7 @@ def search_trained(
     )
     named = [(subnet.config.name, subnet.config) for subnet in front]
     found = Found(
+        problem.cost,
         front,
         [
             _with_latency(row, latency)

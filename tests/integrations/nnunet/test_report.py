@@ -98,7 +98,17 @@ def test_latencies_must_compare(model, table, tmp_path):
         write_report(model, Wanted((table, other)), tmp_path / "report.html", os.environ)
 
 
-def test_a_search_and_exports_are_shown(model, table, tmp_path):
+def test_the_exported_subnet_is_drawn_and_predicts_the_cases(model, table, tmp_path):
+    smallest = model.space.smallest()
+    deploy(model, smallest, "torch", tmp_path / "exported")
+    write_report(model, Wanted((table,), exported=(tmp_path / "exported",)), tmp_path / "report.html", os.environ)
+    page = (tmp_path / "report.html").read_text()
+    assert f"{smallest}, worst of" in page  # the first that is drawn predicts
+    assert page.count("A box is a block") == 2 * 3  # as text, too; the smallest is named once, as it was exported
+    assert "smallest: " not in page
+
+
+def test_a_search_and_exports_are_shown(model, table, finished, tmp_path):
     subnet = {"subnet": "d1-w.5-k3-r.7", "macs": 2e9, "memory_bytes": 7.3e7, "dice_tuning": 0.5, "dice_reporting": None}
     subnet["latency_ms"] = None  # searched without a table, on a machine where times do not compare
     front = {
@@ -112,6 +122,7 @@ def test_a_search_and_exports_are_shown(model, table, tmp_path):
         "subnets": [subnet | {"dice_reporting_interval": [0.3, 0.5]}],
     }
     (tmp_path / "front.json").write_text(json.dumps(front))
+    shutil.copyfile(finished / "progress.png", tmp_path / "pareto.png")
     deploy(model, model.space.smallest(), "torch", tmp_path / "exported")
     wanted = Wanted((table,), ("smallest",), front=tmp_path / "front.json", exported=(tmp_path / "exported",))
     write_report(model, wanted, tmp_path / "report.html", {})
@@ -125,6 +136,7 @@ def test_a_search_and_exports_are_shown(model, table, tmp_path):
         "<td>exported</td>",
     ):
         assert text in page
+    assert "The subnets that were scored, on the tuning half, by macs." in page
     (tmp_path / "front.json").write_text(json.dumps(front | {"model": "another"}))
     with pytest.raises(ValueError, match="is of another model"):
         write_report(model, wanted, tmp_path / "report.html", {})

@@ -96,6 +96,25 @@ def test_search_enumerates_a_small_space(cli, table, small_model, preprocessed, 
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.parametrize(
+    ("options", "cost", "compared"),
+    [((), "macs", True), (("--cost", "memory_mb"), "memory_bytes", True), (("--latency-table",), "latency_ms", False)],
+)
+def test_the_picture_is_of_the_cost_that_was_weighed(cli, table, tmp_path, monkeypatch, options, cost, compared):
+    """With the planned network, unless latencies are of another device."""
+    drawn = {}
+    monkeypatch.setattr("prox_monai.search.plots.pareto_picture", lambda rows, path, **how: drawn.update(how))
+    if options == ("--latency-table",):
+        elsewhere = tmp_path / "elsewhere.jsonl"
+        elsewhere.write_text("".join(json.dumps(row | {"device": "a phone"}) + "\n" for row in read_lines(table)))
+        options = (*options, elsewhere, "--force")
+    code, _, error = cli("search", "folder", *options, "--output", tmp_path / "found", "--device", "cpu")
+    assert code == 0, error
+    assert (drawn["cost"], drawn["buckets"]) == (cost, 5)
+    assert [other["name"] for other in drawn["others"]] == ["nnU-Net, as planned"] * compared
+    assert all(other[cost] > 0 for other in drawn["others"])
+
+
 def test_search_evolves_in_a_large_space(model, preprocessed, tmp_path):
     scored = []
     wanted = Wanted(cost="macs", at_most={"memory_mb": 0.5}, trials=6)

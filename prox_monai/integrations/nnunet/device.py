@@ -1,0 +1,136 @@
+"""The best subnet for a device, from its limits to a file that runs there: measured, searched, exported, reported."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from prox_monai.export.description import Description, read_description
+from prox_monai.export.formats import form_of
+from prox_monai.export.runtimes import runtime_maker
+from prox_monai.integrations.nnunet.calibration import cases_of
+from prox_monai.integrations.nnunet.compression import Compression
+from prox_monai.integrations.nnunet.deploy import deploy
+from prox_monai.integrations.nnunet.planned import latency_in, planned_costs
+from prox_monai.integrations.nnunet.report import Wanted as Shown
+from prox_monai.integrations.nnunet.report import write_report
+from prox_monai.integrations.nnunet.search import Found, Wanted, search_trained
+from prox_monai.integrations.nnunet.trained import TrainedModel
+from prox_monai.integrations.nnunet.unseen import evaluate_trained, preprocessed_folder
+from prox_monai.search.latency import Conditions, Plan, measure_latencies
+from prox_monai.search.predictor import SubnetLatency, read_table
+
+LATENCIES, SEARCH, REPORT = "latency.jsonl", "found", "report.html"
+_LARGEST = "largest.jsonl"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ForDevice:
+    """What was found for a device.
+
+    Args:
+        found: by the search.
+        folder: of the exported subnet.
+        description: of it.
+        rows: what it gives up: the exported subnet, the largest, and the network that nnU-Net plans; latency in the
+            runtime, here, and Dice on the reporting half, None for the last.
+    """
+
+    found: Found
+    folder: Path
+    description: Description
+    rows: tuple[Mapping[str, Any], ...]
+
+
+def subnet_for_device(
+    model: TrainedModel,
+    wanted: Wanted,
+    output: str | Path,
+    environment: Mapping[str, str],
+    *,
+    runtime: str = "openvino-int8",
+    threads: int = 1,
+    latency: SubnetLatency | None = None,
+    max_dice_drop: float = Compression.max_dice_drop,
+) -> ForDevice:
+    """Find the best subnet within limits, export it and report on it; what the folder holds is not done again.
+
+    In the output folder are ``latency.jsonl``, ``found`` (see :func:`search_trained`), the export under the subnet's
+    name, and ``report.html``. The subnet is that of the Pareto set with the best Dice on the tuning half.
+
+    Args:
+        model: the trained model.
+        wanted: limits and length of the search.
+        output: folder of all results.
+        environment: variables that name nnU-Net's folders.
+        runtime: in which the subnet will run; a name in :data:`~prox_monai.export.formats.RUNTIMES`.
+        threads: of it.
+        latency: of subnets, measured elsewhere; if not given and latency is limited or weighed, it is measured here.
+        max_dice_drop: by how much the exported form's Dice may be below the plain subnet's.
+
+    Raises:
+        ImportError: When a package is not installed that is needed.
+        FileExistsError: When the folder holds something else where results go.
+        FileNotFoundError: When the preprocessed data or their split are not there.
+        ValueError: When no subnet meets the limits, or the folder holds results of another model.
+        RuntimeError: When the exported form differs from the plain subnet by more than is allowed.
+    """
+    output, preprocessed = Path(output), preprocessed_folder(model, environment)
+    cases = cases_of(model, environment)
+    output.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(threads)
+    if latency is None and "latency_ms" in {wanted.cost, *wanted.at_most}:
+        latency = measured_latency(model, runtime, threads, output / LATENCIES)
+    with tqdm(desc="subnets scored", unit="", disable=None, leave=False) as bar:
+        found = search_trained(model, wanted, preprocessed, output / SEARCH, latency=latency, scored=bar.update)
+    chosen, row = max(zip(found.front, found.reporting, strict=True), key=lambda pair: pair[0].dice)
+    format, precision = form_of(runtime)
+    folder = output / f"{chosen.config.name}_{runtime}"
+    if not folder.exists():
+        compression = Compression(precision=precision, max_dice_drop=max_dice_drop)
+        deploy(model, chosen.config, format, folder, cases=cases, compression=compression)
+    description = read_description(folder)
+    _report(model, output, folder, environment)
+    make, config = runtime_maker(runtime, threads), model.space.largest()
+    (largest,) = evaluate_trained(model, [("largest", config)], preprocessed, output / _LARGEST, repeats=0)
+    time = latency_in(make, model.supernet.extract(config).eval(), model.input_shape)
+    rows = _as_exported(row, description, runtime), largest | {"latency_ms": time}, planned_costs(model, make)
+    return ForDevice(found, folder, description, rows)
+
+
+def measured_latency(model: TrainedModel, runtime: str, threads: int, table: Path) -> SubnetLatency:
+    """Measure what a latency table lacks of this device and runtime, and return the latency of any subnet by it."""
+    make = runtime_maker(runtime, threads)
+    here = Conditions.here(runtime, make, threads)
+    plan = Plan.of(model.supernet, model.space, model.input_shape)
+    rows = measure_latencies(model.supernet, plan, model.input_shape, make, here, table)
+    for _ in tqdm(rows, total=plan.size, desc=f"latency, {runtime}", disable=None, leave=False):
+        pass
+    return SubnetLatency(read_table(table, here), model.supernet.architecture, model.input_shape)
+
+
+def _as_exported(row: Mapping[str, Any], description: Description, runtime: str) -> dict[str, Any]:
+    """The row of a subnet with the latency, and where it is another one the Dice, of its exported form."""
+    dice = description.checks.get("dice_reporting")
+    return {
+        **row,
+        "name": f"{description.subnet}, {runtime}",
+        "latency_ms": description.checks["latency_ms"]["exported"],
+        "dice": dice["exported"] if dice else row["dice"],
+    }
+
+
+def _report(model: TrainedModel, output: Path, folder: Path, environment: Mapping[str, str]) -> None:
+    shown = Shown((output / SEARCH / "reporting.jsonl",), front=output / SEARCH / "front.json", exported=(folder,))
+    try:
+        write_report(model, shown, output / REPORT, environment)
+    except ValueError as error:  # of rows that were timed on several machines, for example
+        logger.warning("there is no report: %s", error)

@@ -1,0 +1,89 @@
+"""From limits to the best subnet as a file: one command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+
+from prox_monai.cli import main
+from prox_monai.commands import deploy as commands
+from prox_monai.evaluation.subnets import read_rows
+from prox_monai.export.exported import load_exported
+from prox_monai.integrations.nnunet import calibration
+
+pytest.importorskip("optuna")
+
+
+@pytest.fixture
+def cli(model, monkeypatch, capsys):
+    """The command on 16 subnets of the finished model, measured with few repetitions."""
+    space = model.space.restrict(depth=(1,), width=(0.5, 1.0), kernel=(3,), resolution=(0.7, 1.0))
+    small = replace(model, space=space)
+    monkeypatch.setattr("prox_monai.integrations.nnunet.trained.load_trained", lambda *arguments: small)
+    monkeypatch.setattr("prox_monai.search.latency._SECONDS", 0.0)
+    monkeypatch.setattr(calibration, "CALIBRATION_PATCHES", 4)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main(["deploy", "folder", *map(str, arguments)], commands=commands.COMMANDS)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_limit_in_milliseconds(cli, tmp_path):
+    if any(find_spec(name) is None for name in ("openvino", "nncf")):
+        pytest.skip('needs pip install "prox-monai[export]"')
+    arguments = ("--max-latency-ms", 1e3, "--max-dice-drop", 1, "--output", tmp_path / "out")
+    code, text, error = cli(*arguments)
+    assert code == 0, error
+    front = json.loads((tmp_path / "out" / "found" / "front.json").read_text())
+    best = max(front["subnets"], key=lambda subnet: subnet["dice_tuning"])
+    folder = tmp_path / "out" / f"{best['subnet']}_openvino-int8"
+    description, _ = load_exported(folder)
+    assert (description.subnet, description.precision) == (best["subnet"], "int8")
+    assert front["latency"]["runtime"] == "openvino-int8"
+    head, exported, largest, planned, *said = text.splitlines()
+    assert head.endswith("Dice, reporting half")
+    assert exported.split()[-2:] == [
+        f"{description.checks['latency_ms']['exported']:.1f}",
+        f"{description.checks['dice_reporting']['exported']:.3f}",
+    ]
+    (row,) = read_rows(tmp_path / "out" / "largest.jsonl")
+    given_up = row["dice"] - description.checks["dice_reporting"]["exported"]
+    assert f"Dice of the largest given up: {given_up:+.4f}" in text
+    assert largest.split()[-1] == f"{row['dice']:.3f}"
+    assert planned.startswith("nnU-Net, as planned")
+    assert "times as fast as nnU-Net's planned network in openvino-int8, threads: 1" in said[0]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"<td>{folder.name}</td>" in page
+    assert f"prox-monai predict {folder} -i IMAGES" in text
+
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.suffix in (".jsonl", ".xml")}
+    assert cli(*arguments)[0] == 0  # all of it is there
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_limit_of_size_needs_no_latency_table(cli, tmp_path):
+    code, text, error = cli("--runtime", "torch", "--max-params", 1e9, "--output", tmp_path / "out")
+    assert code == 0, error
+    assert not (tmp_path / "out" / "latency.jsonl").exists()
+    assert json.loads((tmp_path / "out" / "found" / "front.json").read_text())["cost"] == "macs"
+    assert ", torch" in text.splitlines()[1]
+
+
+def test_what_no_subnet_meets(cli, tmp_path):
+    code, _, error = cli("--runtime", "torch", "--max-params", 1, "--output", tmp_path / "out")
+    assert code == 2
+    assert "no subnet" in error
+    assert not list((tmp_path / "out").glob("*_torch"))
+
+
+def test_without_the_data_nothing_is_begun(cli, tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed")
+    code, _, error = cli("--max-latency-ms", 5, "--output", tmp_path / "out")
+    assert code == 2
+    assert "nnUNet_preprocessed is not set" in error
+    assert not (tmp_path / "out").exists()
