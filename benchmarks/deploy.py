@@ -10,8 +10,8 @@ benchmarks/device.yaml, `--fold 3`. One thread, one run:
 
 1. A search on the tuning half of the unseen cases finds the best subnets with a tenth of the multiply-adds and of the
    parameters of the largest. Those of its Pareto set are timed in int8 beside the network that nnU-Net plans: the best
-   that is 40 times as fast as that in PyTorch and 8 times as fast as that in int8 is chosen, where there is none, the
-   fastest.
+   that is 40 times as fast as that in PyTorch and 8 times as fast as that in int8, and a twentieth more, is chosen,
+   where there is none, the fastest.
 2. It is exported for OpenVINO in int8 and in 32 bits, for ONNX Runtime, and by torch.export, each compared with the
    plain network; the largest is exported as a stock nnU-Net folder, whose logits are compared as well.
 3. Chosen, largest, and the network that nnU-Net plans are timed per patch in all runtimes, taking turns in each.
@@ -61,6 +61,7 @@ INSTRUCTIONS = "ONEDNN_MAX_CPU_ISA"
 QUANTISED = "openvino-int8"
 SMALLER = 10  # times, in multiply-adds and in parameters, than the largest subnet
 FASTER = {"torch": 40, QUANTISED: 8}  # times, in int8, than the planned network in a runtime
+MARGIN = 0.95  # of the time that this leaves: two measurements of one network differ by some percent
 FORMS = (("openvino", "int8"), ("openvino", "fp32"), ("onnx", "fp32"), ("torch", "fp32"))
 
 
@@ -161,7 +162,7 @@ def candidate_times(
     for config in tqdm(candidates, desc="candidates", disable=None, leave=False):
         runtimes[config.name] = make_runtime(QUANTISED, model.supernet.extract(config).eval(), shape, threads)
     times = side_by_side(runtimes, torch.randn(1, *shape))
-    return times, min(times.pop(runtime) / factor for runtime, factor in FASTER.items())
+    return times, MARGIN * min(times.pop(runtime) / factor for runtime, factor in FASTER.items())
 
 
 def export(model: TrainedModel, config: SubnetConfig, form: str, output: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_deploy(results):
     assert "FOLD=2` on" in text
     assert "subnets of 0.25 and 0.5 of the planned channels at 0.6, 0.8 and 1 of the resolution" in text
     assert "1 thread, all in one run. A search on the tuning half tried 62 subnets" in text
-    assert "9 are in their Pareto set, 2 of those take at most 6.2 ms in int8" in text
+    assert "9 are in their Pareto set, 2 of those take at most 6.2 ms in int8, a twentieth less than" in text
     assert "The best was chosen, `d1-w.25-k3-r1`" in text
     assert "| chosen | 0.17 M | 0.36 G | 30.0 ms | 25.0 ms | 20.0 ms | 5.0 ms |" in text
     assert "in PyTorch | >= 40 | 60.0 | yes |" in text
