@@ -16,7 +16,7 @@ model    `prox-monai search` with a limit, and its time; `evaluate` without late
          trained subnets have on the tuning half.
 latency  `prox-monai latency` with 50 held-out subnets.
 
-The published figures are of the family of benchmarks/device.yaml, fold 2. `model` needs nnU-Net's variable
+The published figures are of the family of benchmarks/device.yaml, fold 3. `model` needs nnU-Net's variable
 nnUNet_preprocessed.
 """
 

@@ -1,6 +1,6 @@
 """Two processes on one search and on one table, one of them killed in the middle: is a row lost, or doubled?
 
-    python benchmarks/two_processes.py --model MODEL_FOLDER --fold 2
+    python benchmarks/two_processes.py --model MODEL_FOLDER --fold 3
 
 Two processes of `prox-monai search`, a thread each, work in one folder on the unseen cases of a trained model; then two
 of `prox-monai evaluate --no-latency` on one table. When half of the rows are there one process is killed as a machine

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from prox_monai.evaluation.cost import device_name, multiply_adds, parameters
-from prox_monai.evaluation.subnets import evaluate_subnets, read_rows, split_cases
+from prox_monai.evaluation.subnets import Scores, evaluate_subnets, read_rows, split_cases
 from prox_monai.integrations.nnunet.scoring import CaseScorer, fold_cases, mean_dice
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.space import SubnetConfig
@@ -109,10 +110,16 @@ def trained_evaluator(
     if repeats:
         check_conditions(path, model, device)
     scorer = CaseScorer(model, preprocessed, cases, device, tolerance_mm=tolerance_mm)
+
+    def score(network: nn.Module) -> Mapping[str, Scores]:
+        if repeats:  # another machine may have begun at the same moment
+            check_conditions(path, model, device)
+        return scorer.measure(network)
+
     return partial(
         evaluate_subnets,
         model.multiply_adds(),
-        score=scorer.measure,
+        score=score,
         path=path,
         model=model.digest,
         input_shape=model.input_shape,

@@ -242,6 +242,20 @@ def test_choose_device(monkeypatch):
     assert [unseen.choose_device(name) for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
 
 
+def test_a_machine_that_began_at_the_same_moment_is_noticed(model, preprocessed, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = unseen.evaluate_trained(model, [("smallest", model.space.smallest())], preprocessed, path, half="both")
+    list(rows)
+    (row,) = [json.loads(line) for line in path.read_text().splitlines()]
+    path.unlink()
+    named = [("middle", model.multiply_adds().find("middle"))]
+    rows = unseen.evaluate_trained(model, named, preprocessed, path, half="both")  # it sees an empty table
+    path.write_text(json.dumps(row | {"latency": row["latency"] | {"device": "another machine"}}) + "\n")
+    with pytest.raises(ValueError, match="holds latencies of another machine .* and they do not compare"):
+        list(rows)
+    assert len(path.read_text().splitlines()) == 1
+
+
 def test_latencies_of_other_conditions_are_refused(model, preprocessed, tmp_path):
     path, smallest = tmp_path / "rows.jsonl", [("smallest", model.space.smallest())]
     list(unseen.evaluate_trained(model, smallest, preprocessed, path, half="both"))
