@@ -229,7 +229,7 @@ def single_image_lines(results: Path) -> list[str]:
     said = "; ".join(f"`{name}` {a:.0f} ms instead of {b:.0f} ms (x {b / a:.1f})" for name, (a, b) in pairs.items())
     return [
         "",
-        f"`python benchmarks/single_image.py` on {machine['device']} ({machine['instructions']}), {threads} "
+        f"`python benchmarks/single_image.py` on {machine['device']}, {machine['instructions']}, {threads} "
         f"thread{'s' * (threads > 1)}: a pass of one hippocampus patch in torch, with oneDNN for what torch would "
         f"unfold, {said}.",
     ]
@@ -250,9 +250,7 @@ def compression_lines(results: Path) -> list[str]:
         return []
     machine, threads = result["machine"], result["threads"]
     rows = [
-        (name, "refused: " + row["refused"], "", "", "", "")
-        if "refused" in row
-        else (
+        (
             name,
             "; ".join(row["steps"]),
             f"{row['dice_tuning']:.4f}",
@@ -264,7 +262,7 @@ def compression_lines(results: Path) -> list[str]:
     ]
     return [
         "",
-        f"`{result['command']}` on {machine['device']} ({machine['instructions']}), {threads} "
+        f"`{result['command']}` on {machine['device']}, {machine['instructions']}, {threads} "
         f"thread{'s' * (threads > 1)}: `{result['subnet']}` for OpenVINO, in several ways; mean Dice on the half of "
         f"the unseen cases that decides and on the {result['cases']} of the other half, latency of one patch, size.",
         "",

@@ -25,5 +25,5 @@ def test_lines(tmp_path):
     times = {"d1": {"as torch": 90.0, "oneDNN": 30.0}}
     (tmp_path / "single_image.json").write_text(json.dumps({**about, "milliseconds": times}))
     text = "\n".join(device_lines.single_image_lines(tmp_path))
-    assert "on a processor (avx2), 1 thread: a pass" in text
+    assert "on a processor, avx2, 1 thread: a pass" in text
     assert "`d1` 30 ms instead of 90 ms (x 3.0)" in text

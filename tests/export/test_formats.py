@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prox_monai.export.formats import FORMATS, PRECISIONS, check_precision, timed_runtime
+from prox_monai.export.formats import FORMATS, PRECISIONS, check_precision, form_of, timed_runtime
 from prox_monai.export.runtimes import RUNTIMES
 
 
@@ -27,3 +27,9 @@ def test_every_runtime_times_one_of_the_forms():
     assert sorted(filter(None, timed)) == sorted(RUNTIMES)
     assert {precision for _, precision in forms} == set(PRECISIONS)
     assert timed_runtime("openvino", "fp16") is None
+
+
+def test_every_runtime_has_the_form_that_it_was_timed_with():
+    assert [timed_runtime(*form_of(runtime)) for runtime in RUNTIMES] == list(RUNTIMES)
+    with pytest.raises(ValueError, match="runtime must be one of torch, .* got 'tensorrt'"):
+        form_of("tensorrt")
