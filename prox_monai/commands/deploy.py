@@ -19,6 +19,8 @@ def _deploy(arguments: argparse.Namespace) -> int:
         from prox_monai.integrations.nnunet.trained import load_trained
         from prox_monai.search.table import rows_table
 
+    if arguments.force and not arguments.latency_table:
+        raise ValueError("--force only says how to take a latency table: give --latency-table, too.")
     quiet_optuna()
     model = load_trained(arguments.model, arguments.fold)
     made = subnet_for_device(

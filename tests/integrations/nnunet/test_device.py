@@ -74,6 +74,12 @@ def test_a_limit_of_size_needs_no_latency_table(cli, tmp_path):
     assert ", torch" in text.splitlines()[1]
 
 
+def test_a_table_is_forced_where_there_is_one(cli, tmp_path):
+    code, _, error = cli("--max-latency-ms", 5, "--force", "--output", tmp_path / "out")
+    assert code == 2
+    assert "give --latency-table, too" in error
+
+
 def test_what_no_subnet_meets(cli, tmp_path):
     code, _, error = cli("--runtime", "torch", "--max-params", 1, "--output", tmp_path / "out")
     assert code == 2
