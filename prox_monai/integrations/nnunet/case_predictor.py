@@ -15,9 +15,9 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from prox_monai.evaluation.single_image import OneImage
 from prox_monai.integrations.nnunet.deployed import Deployed
 from prox_monai.integrations.nnunet.images import Case, read_case
+from prox_monai.integrations.nnunet.ready import Ready
 from prox_monai.integrations.nnunet.windows import STEP
 
 
@@ -41,7 +41,7 @@ class Predicted:
 class CasePredictor:
     """Segments images with nnU-Net's own predictor, in this process.
 
-    The label maps are those of ``nnUNetv2_predict`` with the same network, but for rounding (:class:`OneImage`).
+    The label maps are those of ``nnUNetv2_predict`` with the same network, but for rounding (:class:`Ready`).
 
     Args:
         deployed: the network, and how images get to it.
@@ -61,7 +61,7 @@ class CasePredictor:
                 allow_tqdm=False,
             )
         self._predictor.manual_initialization(
-            deployed.network,
+            Ready(deployed.network, self._predictor.device),
             self._plans,
             self._configuration,
             None,
@@ -82,8 +82,7 @@ class CasePredictor:
             image, None, properties, self._plans, self._configuration, self._deployed.dataset_json
         )
         inputs = torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format)
-        with OneImage():
-            logits = self._predictor.predict_sliding_window_return_logits(inputs)
+        logits = self._predictor.predict_sliding_window_return_logits(inputs)
         segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits,
             self._plans,

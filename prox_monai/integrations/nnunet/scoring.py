@@ -21,8 +21,8 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from prox_monai.evaluation.single_image import OneImage
 from prox_monai.evaluation.surface import surface_scores
+from prox_monai.integrations.nnunet.ready import Ready
 
 _KEPT_BYTES = 2 * 2**30
 
@@ -140,12 +140,17 @@ class CaseScorer:
 
     def _use(self, network: nn.Module) -> None:
         self._predictor.manual_initialization(
-            network, self._plans, self._configuration, None, self._dataset_json, "ProXTrainer", None
+            Ready(network, self._predictor.device),
+            self._plans,
+            self._configuration,
+            None,
+            self._dataset_json,
+            "ProXTrainer",
+            None,
         )
 
     def _predict(self, case: _Case) -> np.ndarray:
-        with OneImage():
-            logits = self._predictor.predict_sliding_window_return_logits(case.data)
+        logits = self._predictor.predict_sliding_window_return_logits(case.data)
         return convert_predicted_logits_to_segmentation_with_correct_shape(
             logits.cpu(),
             self._plans,
