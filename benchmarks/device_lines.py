@@ -303,31 +303,36 @@ def search_lines(results: Path) -> list[str]:
             f"{_against_random(fronts['rows'])}.",
         ]
     if (searched := _read(results / "search_model.json")) is not None:
-        search, throughput = searched["search"], searched["throughput"]
+        search = searched["search"]
         lines += [
             "",
             f"`python benchmarks/search.py model MODEL_FOLDER --fold {searched['fold']}` on "
             f"{searched['machine']['device']}, threads: {searched['machine']['threads']}: `prox-monai search` of "
             f"{search['space_size']:,} subnets (of a family that was trained for {search['training_steps']:,} steps) "
-            f"with a limit scored {search['scored']} in {search['seconds'] / 60:.1f} minutes; `prox-monai evaluate "
-            f"--no-latency` takes "
-            f"{throughput['ratio']:.2f} times what the networks alone take. With the Dice of the trained subnets on "
-            f"the tuning half the search {_against_random(searched['fronts'])}.",
+            f"with a limit scored {search['scored']} in {search['seconds'] / 60:.1f} minutes. With the Dice of the "
+            f"trained subnets on the tuning half the search {_against_random(searched['fronts'])}.",
             "",
             *markdown(("bar", "", "measured", "met"), "lrrl", _search_bars(searched)),
+        ]
+    if (throughput := _read(results / "search_throughput.json")) is not None:
+        lines += [
+            "",
+            f"`python benchmarks/search.py throughput MODEL_FOLDER --fold {throughput['fold']}` on "
+            f"{throughput['machine']['device']}, threads: {throughput['machine']['threads']}: `prox-monai evaluate "
+            f"--no-latency` of {throughput['subnets']} random subnets takes {throughput['ratio']:.2f} times what the "
+            f"networks alone take (bar: <= 1.15; met: {_met(throughput['ratio'] <= 1.15)}).",
         ]
     return lines
 
 
 def _search_bars(searched: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """What searching and evaluating are held to."""
-    minutes, ratio = searched["search"]["seconds"] / 60, searched["throughput"]["ratio"]
+    minutes = searched["search"]["seconds"] / 60
     wins = _wins(searched["fronts"])
     seeds, threads = len(searched["fronts"]), searched["machine"]["threads"]
     cores = "two cores" if threads == 2 else f"threads: {threads} (the bar is for two cores)"
     return [
         (f"minutes of a search with a limit, {cores}", "<= 10", f"{minutes:.1f}", _met(minutes <= 10)),
-        ("time of `evaluate` ÷ that of the networks alone", "<= 1.15", f"{ratio:.2f}", _met(ratio <= 1.15)),
         (
             "seeds for which a search dominates more than random subnets",
             "all",

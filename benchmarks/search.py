@@ -1,7 +1,8 @@
 """What search finds against random subnets, what a latency table predicts, how fast subnets are evaluated.
 
     python benchmarks/search.py front                        Pareto sets in a space of millions, synthetic Dice
-    python benchmarks/search.py model MODEL_FOLDER           a real search of a trained model, and throughput
+    python benchmarks/search.py model MODEL_FOLDER           a real search of a trained model
+    python benchmarks/search.py throughput MODEL_FOLDER      how much longer evaluating takes than its networks
     python benchmarks/search.py latency MODEL_FOLDER         predicted against measured latency, each runtime
     python benchmarks/search.py front --quick                tiny sizes, nothing written: does it run?
 
@@ -11,13 +12,13 @@ front    Subnets of the U-Net that nnU-Net plans for the hippocampus: depth 1, 2
          little noise that belongs to the subnet. The search and random subnets that meet the limit score equally
          many; compared is the hypervolume that each Pareto set dominates, and the share of the random set that a
          subnet of the search's beats or equals, for five seeds.
-model    `prox-monai search` with a limit, and its time; `evaluate` without latency on random subnets: its time against
-         that of the same networks' windows alone; the comparison with random subnets once more, with the Dice that the
-         trained subnets have on the tuning half.
+model    `prox-monai search` with a limit, and its time; the comparison with random subnets once more, with the Dice
+         that the trained subnets have on the tuning half.
+throughput  `evaluate` without latency on random subnets: its time against that of the same networks' windows alone.
 latency  `prox-monai latency` with 50 held-out subnets.
 
-The published figures are of the family of benchmarks/device.yaml, fold 3. `model` needs nnU-Net's variable
-nnUNet_preprocessed.
+The published figures are of the family of benchmarks/device.yaml, fold 3. `model` and `throughput` need
+nnU-Net's variable nnUNet_preprocessed.
 """
 
 from __future__ import annotations
@@ -289,14 +290,14 @@ def fronts_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("front", "model", "latency"))
+    parser.add_argument("what", choices=("front", "model", "throughput", "latency"))
     parser.add_argument("model", nargs="?", metavar="MODEL_FOLDER")
     parser.add_argument("--fold", type=int, default=0, help="of the model, default: %(default)s")
     parser.add_argument("--trials", type=int, default=400, help="of a search, default: %(default)s")
     help = "of each search that is compared with random subnets, `model` only, default: %(default)s"
     parser.add_argument("--compared", type=int, default=100, metavar="TRIALS", help=help)
     parser.add_argument("--share", type=float, default=SHARE, help="of the largest's multiply-adds, `model` only")
-    parser.add_argument("--subnets", type=int, default=20, help="whose evaluation is timed, `model` only")
+    parser.add_argument("--subnets", type=int, default=20, help="whose evaluation is timed, `throughput` only")
     parser.add_argument("--runtime", nargs="+", default=["torch", "onnxruntime", "openvino", "openvino-int8"])
     parser.add_argument("--table", default="runs/latency.jsonl", help="of `latency`, default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads, default: %(default)s")
@@ -304,7 +305,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if (arguments.what == "front") == (arguments.model is not None):
-        parser.error("MODEL_FOLDER goes with `model` and `latency` only")
+        parser.error("MODEL_FOLDER goes with all but `front`")
     machine = {
         "device": device_name("cpu"),
         "threads": arguments.threads,
@@ -317,9 +318,11 @@ def main() -> None:
         result = {
             "fold": arguments.fold,
             "search": measure_search(arguments.model, arguments.fold, arguments.share, arguments.trials),
-            "throughput": measure_throughput(arguments.model, arguments.fold, arguments.subnets),
             "fronts": measure_fronts(arguments.model, arguments.fold, arguments.share, arguments.compared),
         }
+        print(json.dumps(result, indent=1))
+    elif arguments.what == "throughput":
+        result = {"fold": arguments.fold} | measure_throughput(arguments.model, arguments.fold, arguments.subnets)
         print(json.dumps(result, indent=1))
     else:
         supernet = millions(2 if arguments.quick else len(CHANNELS))

@@ -22,7 +22,7 @@ from prox_monai.integrations.nnunet.repeatable import make_repeatable
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.training.distillation import Distillation, output_distance
 
-LEARNING_RATE = 3e-4  # a tenth of what the family was trained with; it falls to zero
+LEARNING_RATE = 3e-5  # a hundredth of what the family was trained with; it falls to zero
 _SEED = ("fine-tuning", 0)
 
 
