@@ -5,10 +5,10 @@
 
 One subnet of a family that ProXTrainer trained is exported for OpenVINO as `prox-monai export openvino` does: plain, in
 16 and 8 bits, in 8 bits with accuracy control, fine-tuned with distillation from the largest subnet, and fine-tuned in
-8 bits, the last time with quantisation in training. Which layers stay in floating point the tuning half of the unseen
-cases decides; Dice is reported on the other half. Whatever a way costs, it is measured: here nothing is refused. All
-are timed per patch in one run, in turn. An export that is done is not done again. Results go to
-benchmarks/results/compression.json and into README.md. Leave the machine alone while it runs.
+8 bits, the last time with quantisation in training, whether or not that is needed. Which layers stay in floating point
+the tuning half of the unseen cases decides; Dice is reported on the other half. Whatever a way costs, it is measured:
+here nothing is refused. All are timed per patch in one run, in turn. An export that is done is not done again. Results
+go to benchmarks/results/compression.json and into README.md. Leave the machine alone while it runs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -34,6 +35,7 @@ from prox_monai.evaluation.cost import instruction_set
 from prox_monai.export.description import read_description
 from prox_monai.export.exported import load_exported
 from prox_monai.export.timing import side_by_side
+from prox_monai.integrations.nnunet import compression as int8
 from prox_monai.integrations.nnunet.calibration import Cases, cases_of
 from prox_monai.integrations.nnunet.compression import Compression
 from prox_monai.integrations.nnunet.deploy import deploy
@@ -41,6 +43,7 @@ from prox_monai.integrations.nnunet.trained import load_trained
 from prox_monai.space import SubnetConfig
 
 RESULTS = Path(__file__).parent / "results"
+TRAINED = "int8, trained with it"
 
 
 def ways(steps: int, drop: float) -> dict[str, Compression]:
@@ -57,7 +60,7 @@ def ways(steps: int, drop: float) -> dict[str, Compression]:
         "int8, accuracy control": Compression(precision="int8", accuracy_aware=True, max_dice_drop=drop),
         "fp32, fine-tuned": Compression(finetune=steps),
         "int8, fine-tuned": Compression(precision="int8", finetune=steps, max_dice_drop=1.0),
-        "int8, trained with it": Compression(precision="int8", finetune=steps, max_dice_drop=0.0),
+        TRAINED: Compression(precision="int8", finetune=steps),
     }
 
 
@@ -88,7 +91,7 @@ def measure(arguments: argparse.Namespace) -> None:
         name: arguments.output / config.name / _folder(name, compression) for name, compression in wanted.items()
     }
     rows = {
-        name: exported(cases, config, compression, folders[name])
+        name: exported(cases, config, compression, folders[name], trained=name == TRAINED)
         for name, compression in tqdm(wanted.items(), desc="exports", disable=None, leave=False)
     }
     runtimes = {name: load_exported(folder, arguments.threads)[1] for name, folder in folders.items()}
@@ -115,14 +118,24 @@ def measure(arguments: argparse.Namespace) -> None:
     print("\n".join(device_lines.compression_lines(RESULTS)))
 
 
-def exported(cases: Cases, config: SubnetConfig, compression: Compression, folder: Path) -> dict[str, Any]:
+def exported(
+    cases: Cases, config: SubnetConfig, compression: Compression, folder: Path, *, trained: bool
+) -> dict[str, Any]:
     """Export a subnet, unless it is there; returns what its description says.
+
+    Args:
+        cases: of the trained family.
+        config: the subnet.
+        compression: how it is written.
+        folder: where.
+        trained: train with quantisation, whatever int8 costs.
 
     Raises:
         ValueError: When the folder holds an export of another model.
     """
     if not folder.exists():
-        with patch.object(Compression, "check"):
+        forced = patch.object(int8, "_drop", lambda *_: 1.0) if trained else nullcontext()
+        with patch.object(Compression, "check"), forced:
             deploy(cases.model, config, "openvino", folder, cases=cases, compression=compression)
     description = read_description(folder)
     if description.source["checkpoint"] != cases.model.digest:

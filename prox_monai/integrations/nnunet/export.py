@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import json
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +138,9 @@ def stock_parity(
         folder: stock model folder of these folds.
         patches: inputs ``(1, C, *spatial)``.
     """
-    predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False)
     folds = tuple(model.fold for model in models)
+    with redirect_stdout(io.StringIO()):  # on a CPU nnU-Net says that something was set which was not
+        predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False)
     predictor.initialize_from_trained_model_folder(str(folder), folds, _CHECKPOINT)
     network, compared = predictor.network.eval(), []
     for model, weights in zip(models, predictor.list_of_parameters, strict=True):

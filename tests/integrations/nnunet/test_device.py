@@ -19,8 +19,8 @@ pytest.importorskip("optuna")
 
 @pytest.fixture
 def cli(model, monkeypatch, capsys):
-    """The command on 16 subnets of the finished model, measured with few repetitions."""
-    space = model.space.restrict(depth=(1,), width=(0.5, 1.0), kernel=(3,), resolution=(0.7, 1.0))
+    """The command on two subnets of the finished model, measured with few repetitions."""
+    space = model.space.restrict(depth=(1,), width=(1.0,), kernel=(3,), resolution=(0.7, 1.0))
     small = replace(model, space=space)
     monkeypatch.setattr("prox_monai.integrations.nnunet.trained.load_trained", lambda *arguments: small)
     monkeypatch.setattr("prox_monai.search.latency._SECONDS", 0.0)
