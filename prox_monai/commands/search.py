@@ -16,10 +16,8 @@ from prox_monai.export.formats import RUNTIMES
 if TYPE_CHECKING:
     from prox_monai.integrations.nnunet.search import Found, Wanted
     from prox_monai.integrations.nnunet.trained import TrainedModel
-    from prox_monai.search.latency import Conditions, MakeRuntime
     from prox_monai.search.predictor import LatencyPredictor, SubnetLatency
 
-_BUCKETS = 5  # as figure 4 of the paper
 _LIMITS = {
     "latency_ms": "of one patch, batch 1",
     "params": "number of parameters",
@@ -69,6 +67,7 @@ def _search(arguments: argparse.Namespace) -> int:
         from tqdm import tqdm
 
         from prox_monai.integrations.nnunet import unseen
+        from prox_monai.integrations.nnunet.found import draw_found
         from prox_monai.integrations.nnunet.search import PICTURE, search_trained
         from prox_monai.integrations.nnunet.trained import load_trained
 
@@ -90,7 +89,7 @@ def _search(arguments: argparse.Namespace) -> int:
             scored=bar.update,
         )
     _show(found, model, latency)
-    _draw(found, model, latency, Path(arguments.output) / PICTURE)
+    draw_found(found, model, latency, Path(arguments.output) / PICTURE)
     print(f"In {arguments.output}: front.json, tuning.jsonl, reporting.jsonl, {PICTURE}.")
     return 0
 
@@ -195,40 +194,6 @@ def _show(found: Found, model: TrainedModel, latency: SubnetLatency | None) -> N
         accuracy = latency.predictor.accuracy()
         error = f"; mean error {accuracy.mean_error:.1%} on {accuracy.networks} networks" if accuracy else ""
         print(f"Latency: predicted, {latency.predictor.conditions}{error}.")
-
-
-def _draw(found: Found, model: TrainedModel, latency: SubnetLatency | None, path: Path) -> None:
-    """Draw what was scored, in buckets of the cost, with the network that nnU-Net plans where its cost is known."""
-    from prox_monai.integrations.nnunet.planned import planned_costs
-    from prox_monai.search.plots import pareto_picture
-
-    cost = "memory_bytes" if found.cost == "memory_mb" else found.cost
-    conditions = latency and latency.predictor.conditions
-    planned = planned_costs(model, conditions and _maker_here(conditions))
-    keys = {row["key"] for row in found.reporting}
-    front = {row["name"] for row in found.tuning if row["key"] in keys}
-    about = f"{len(found.tuning)} subnets on the tuning half of fold {model.fold}"
-    pareto_picture(
-        found.tuning,
-        path,
-        title=f"{about}\n{conditions}" if conditions else about,
-        cost=cost,
-        named=front if len(front) <= 5 else (),
-        buckets=_BUCKETS,
-        others=[planned] if planned[cost] is not None else [],
-    )
-
-
-def _maker_here(conditions: Conditions) -> MakeRuntime | None:
-    """Make the runtime of a table, where the table is of this device; else there is nothing to compare with."""
-    from prox_monai.export.runtimes import runtime_maker
-    from prox_monai.search.latency import Conditions
-
-    try:
-        make = runtime_maker(conditions.runtime, conditions.threads)
-        return make if Conditions.here(conditions.runtime, make, conditions.threads) == conditions else None
-    except ImportError:  # another device may have runtimes that are not here
-        return None
 
 
 COMMANDS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ from prox_monai.cli import main
 from prox_monai.commands import deploy as commands
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.export.exported import load_exported
-from prox_monai.integrations.nnunet import calibration
+from prox_monai.integrations.nnunet import calibration, device
 
 pytest.importorskip("optuna")
 
@@ -59,11 +60,22 @@ def test_a_limit_in_milliseconds(cli, tmp_path):
     assert "times as fast as nnU-Net's planned network in openvino-int8, threads: 1" in said[0]
     page = (tmp_path / "out" / "report.html").read_text()
     assert f"<td>{folder.name}</td>" in page
+    assert "The subnets that were scored, on the tuning half, by latency_ms." in page
     assert f"prox-monai predict {folder} -i IMAGES" in text
 
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.suffix in (".jsonl", ".xml")}
     assert cli(*arguments)[0] == 0  # all of it is there
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_is_slower_here_than_by_the_table_is_told(caplog):
+    description = SimpleNamespace(checks={"latency_ms": {"exported": 10.5}})
+    device._warn_of_latency(description, 6.0)
+    assert "latency is 10.50 ms here, above the limit of 6 ms" in caplog.text
+    caplog.clear()
+    device._warn_of_latency(description, 11.0)
+    device._warn_of_latency(description, None)
+    assert not caplog.text
 
 
 def test_a_limit_of_size_needs_no_latency_table(cli, tmp_path):

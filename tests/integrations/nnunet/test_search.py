@@ -103,7 +103,9 @@ def test_search_enumerates_a_small_space(cli, table, small_model, preprocessed, 
 def test_the_picture_is_of_the_cost_that_was_weighed(cli, table, tmp_path, monkeypatch, options, cost, compared):
     """With the planned network, unless latencies are of another device."""
     drawn = {}
-    monkeypatch.setattr("prox_monai.search.plots.pareto_picture", lambda rows, path, **how: drawn.update(how))
+    monkeypatch.setattr(
+        "prox_monai.integrations.nnunet.found.pareto_picture", lambda rows, path, **how: drawn.update(how)
+    )
     if options == ("--latency-table",):
         elsewhere = tmp_path / "elsewhere.jsonl"
         elsewhere.write_text("".join(json.dumps(row | {"device": "a phone"}) + "\n" for row in read_lines(table)))
