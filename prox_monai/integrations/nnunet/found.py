@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from prox_monai.export.runtimes import runtime_maker
@@ -13,6 +14,7 @@ from prox_monai.search.plots import pareto_picture
 from prox_monai.search.predictor import SubnetLatency
 
 _BUCKETS = 5  # as figure 4 of the paper
+_TITLE = 70  # characters in a line
 
 
 def draw_found(found: Found, model: TrainedModel, latency: SubnetLatency | None, path: Path) -> None:
@@ -33,7 +35,7 @@ def draw_found(found: Found, model: TrainedModel, latency: SubnetLatency | None,
     pareto_picture(
         found.tuning,
         path,
-        title=f"{about}\n{conditions}" if conditions else about,
+        title=f"{about}\n{textwrap.fill(str(conditions), _TITLE)}" if conditions else about,
         cost=cost,
         named=front if len(front) <= 5 else (),
         buckets=_BUCKETS,

@@ -46,7 +46,7 @@ def planned_network(model: TrainedModel, rows: Sequence[Mapping[str, Any]], stoc
     }
 
 
-def planned_costs(model: TrainedModel, runtime: MakeRuntime | None) -> dict[str, Any]:
+def planned_costs(model: TrainedModel, runtime: MakeRuntime | None = None) -> dict[str, Any]:
     """Return the network that nnU-Net plans, as a row without Dice: its costs, latency in a runtime of this device.
 
     Args:
@@ -54,27 +54,17 @@ def planned_costs(model: TrainedModel, runtime: MakeRuntime | None) -> dict[str,
         runtime: makes the runtime; without it latency is None.
     """
     network = planned_module(model.plans_manager, model.configuration_name, model.dataset_json)
-    shape = model.input_shape
+    shape, time = model.input_shape, None
+    if runtime is not None:
+        time = side_by_side({_PLANNED: runtime(network, shape)}, torch.randn(1, *shape))[_PLANNED]
     return {
         "name": _PLANNED,
         "parameters": parameters(network),
         "macs": multiply_adds(network, shape),
         "memory_bytes": tensor_bytes(network, shape),
-        "latency_ms": runtime and latency_in(runtime, network, shape),
+        "latency_ms": time,
         "dice": None,
     }
-
-
-def latency_in(runtime: MakeRuntime, network: nn.Module, input_shape: Sequence[int]) -> float:
-    """Return the median milliseconds of one patch in a runtime.
-
-    Args:
-        runtime: makes it of a network.
-        network: plain network.
-        input_shape: ``(C, *spatial)`` of the patch.
-    """
-    (time,) = side_by_side({"": runtime(network, input_shape)}, torch.randn(1, *input_shape)).values()
-    return time
 
 
 def _latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import pytest
 
@@ -48,10 +47,8 @@ def test_a_limit_in_milliseconds(cli, tmp_path):
     assert front["latency"]["runtime"] == "openvino-int8"
     head, exported, largest, planned, *said = text.splitlines()
     assert head.endswith("Dice, reporting half")
-    assert exported.split()[-2:] == [
-        f"{description.checks['latency_ms']['exported']:.1f}",
-        f"{description.checks['dice_reporting']['exported']:.3f}",
-    ]
+    assert exported.split()[-1] == f"{description.checks['dice_reporting']['exported']:.3f}"
+    assert float(exported.split()[-2]) > 0
     (row,) = read_rows(tmp_path / "out" / "largest.jsonl")
     given_up = row["dice"] - description.checks["dice_reporting"]["exported"]
     assert f"Dice of the largest given up: {given_up:+.4f}" in text
@@ -69,12 +66,11 @@ def test_a_limit_in_milliseconds(cli, tmp_path):
 
 
 def test_what_is_slower_here_than_by_the_table_is_told(caplog):
-    description = SimpleNamespace(checks={"latency_ms": {"exported": 10.5}})
-    device._warn_of_latency(description, 6.0)
+    device._warn_of_latency(10.5, 6.0)
     assert "latency is 10.50 ms here, above the limit of 6 ms" in caplog.text
     caplog.clear()
-    device._warn_of_latency(description, 11.0)
-    device._warn_of_latency(description, None)
+    device._warn_of_latency(10.5, 11.0)
+    device._warn_of_latency(10.5, None)
     assert not caplog.text
 
 
