@@ -346,7 +346,7 @@ def test_a_stopped_command_says_that_it_goes_on(monkeypatch, capsys):
 
     monkeypatch.setattr(demo, "run_demo", interrupt)
     assert main(["demo"]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command goes on from what is done" in capsys.readouterr().err
 
 
 def test_without_nnunet_the_command_names_the_extra(monkeypatch, capsys):

@@ -111,11 +111,15 @@ def test_a_subnet_for_a_device_is_chosen_and_none_scored_again(finished, monkeyp
     monkeypatch.setenv("nnUNet_preprocessed", str(finished.output / "nnUNet_preprocessed"))
     place = Workplace(finished.arguments[1], finished.output, "cpu")
     model = load_trained(place.fold_folder(unit(finished, "plus")).parent, 1)
-    first = deploy.choose(model, 3, finished.folder / "search", 1)
+    monkeypatch.setattr(deploy, "SMALLER", 1.5)
+    chosen, tuned = deploy.choose(model, 3, finished.folder / "search", 1)
     rows = (finished.folder / "search" / "tuning.jsonl").read_text()
-    assert first[0] in model.space
-    assert first[1]["chosen"] >= first[1]["largest"] - deploy.WITHIN
-    assert deploy.choose(model, 3, finished.folder / "search", 1)[1] == first[1] | {"chosen": ANY}
+    costs = model.multiply_adds()
+    assert costs(chosen) * 1.5 <= costs(model.space.largest())
+    assert tuned["candidates"] >= tuned["within"]
+    assert tuned["limit_ms"] > 0
+    timed = dict.fromkeys(("chosen", "within", "limit_ms"), ANY)
+    assert deploy.choose(model, 3, finished.folder / "search", 1)[1] == tuned | timed
     assert (finished.folder / "search" / "tuning.jsonl").read_text() == rows
 
 
