@@ -306,8 +306,8 @@ def search_lines(results: Path) -> list[str]:
         search = searched["search"]
         lines += [
             "",
-            f"`python benchmarks/search.py model MODEL_FOLDER --fold {searched['fold']}` on "
-            f"{searched['machine']['device']}, threads: {searched['machine']['threads']}: `prox-monai search` of "
+            f"`python benchmarks/search.py model MODEL_FOLDER --fold {searched['fold']} --trials {searched['trials']}` "
+            f"on {searched['machine']['device']}, threads: {searched['machine']['threads']}: `prox-monai search` of "
             f"{search['space_size']:,} subnets (of a family that was trained for {search['training_steps']:,} steps) "
             f"with a limit scored {search['scored']} in {search['seconds'] / 60:.1f} minutes. With the Dice of the "
             f"trained subnets on the tuning half the search {_against_random(searched['fronts'])}.",

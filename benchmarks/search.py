@@ -317,6 +317,7 @@ def main() -> None:
     elif arguments.what == "model":
         result = {
             "fold": arguments.fold,
+            "trials": arguments.trials,
             "search": measure_search(arguments.model, arguments.fold, arguments.share, arguments.trials),
             "fronts": measure_fronts(arguments.model, arguments.fold, arguments.share, arguments.compared),
         }

@@ -138,8 +138,9 @@ def paper_lines() -> list[str]:
         "",
         f"`{result['command']}`: the same data, {result['cases']} unseen cases of fold {folds}; {subnets} "
         f"random subnets per training, the same for all methods of one space; every training has the same number of "
-        f"steps, except where the name says otherwise; medians over the seeds; training time without validation, "
-        f"against progressive shrinking (PS); {machine}. What each method is: "
+        f"steps, except where the name says otherwise; medians over the seeds; training time without validation, in "
+        f"minutes of the processor that most of progressive shrinking (PS) was trained on, and against PS of the same "
+        f"seed on the same processor; {machine}. What each method is: "
         "[benchmarks/paper.yaml](benchmarks/paper.yaml).",
         "",
         *method_table(result),

@@ -66,7 +66,7 @@ def by_method(results: Results) -> dict[str, list[Mapping[str, Any]]]:
 def time_picture(results: Results, path: Path, *, title: str) -> None:
     """Draw the training time of each method, its polishing apart (ProX, figure 3); whiskers span the seeds.
 
-    Units that were trained elsewhere than the baseline are left out.
+    Units on other devices than the baseline's are left out, see ``timed_with_baseline``.
     """
     groups = by_method(timed_with_baseline(results))
     figure = Figure(figsize=(9, 1.4 + 0.36 * len(groups)), layout="constrained")

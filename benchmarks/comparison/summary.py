@@ -74,7 +74,8 @@ def devices(results: Iterable[Mapping[str, Any]]) -> str:
 def medians(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the medians over the units of one method; costs also against the baseline's of the same seed and fold.
 
-    Times are those of units that were trained where the baseline was, see ``timed_with_baseline``.
+    Times are those of units on the device of the baseline, see ``timed_with_baseline``; their ratios are of pairs that
+    share a device, whichever it is.
     """
     row: dict[str, Any] = {"seeds": sorted({run["seed"] for run in runs}), "units": len(runs)}
     timed = [run for run in timed_with_baseline(results) if run["method"] == runs[0]["method"]]
@@ -84,7 +85,7 @@ def medians(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, An
         ("multiply_adds_1e9", runs, seed_and_fold),
     ):
         baseline = {key(result): result for result in results if result["method"] == BASELINE}
-        pairs = [(run, baseline[key(run)]) for run in counted if key(run) in baseline]
+        pairs = [(run, baseline[key(run)]) for run in runs if key(run) in baseline]
         row[field] = _median(run.get(field) for run in counted)
         row[f"{field}_ratio"] = _median(
             run[field] / base[field] for run, base in pairs if run.get(field) is not None and base.get(field)

@@ -22,10 +22,10 @@ def _deploy(arguments: argparse.Namespace) -> int:
     if arguments.force and not arguments.latency_table:
         raise ValueError("--force only says how to take a latency table: give --latency-table, too.")
     quiet_optuna()
-    model = load_trained(arguments.model, arguments.fold)
+    model, wanted = load_trained(arguments.model, arguments.fold), wanted_of(arguments)
     made = subnet_for_device(
         model,
-        wanted_of(arguments),
+        wanted,
         arguments.output,
         os.environ,
         runtime=arguments.runtime,
@@ -35,8 +35,9 @@ def _deploy(arguments: argparse.Namespace) -> int:
     )
     print(rows_table(made.rows, head="Dice, reporting half"))
     exported, largest, planned = made.rows
+    best = "The best" if wanted.at_most else "The cheapest"
     print(
-        f"The best within the limits on the tuning half, of {len(made.found.tuning)} subnets that were scored. Dice of "
+        f"{best} within the limits on the tuning half, of {len(made.found.tuning)} subnets that were scored. Dice of "
         f"the largest given up: {largest['dice'] - exported['dice']:+.4f}; "
         f"{planned['latency_ms'] / exported['latency_ms']:.1f} times as fast as nnU-Net's planned network in "
         f"{arguments.runtime}, threads: {arguments.threads}."

@@ -28,24 +28,18 @@ _LIMITS = {
 
 def _latency(arguments: argparse.Namespace) -> int:
     with extra("nnunet"):
-        from tqdm import tqdm
-
         from prox_monai.export.runtimes import runtime_maker
+        from prox_monai.integrations.nnunet.latency import measured_latency
         from prox_monai.integrations.nnunet.trained import load_trained
-        from prox_monai.search.latency import Conditions, Plan, measure_latencies
-        from prox_monai.search.predictor import read_table
+        from prox_monai.search.latency import Conditions
 
     Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-    makes = {name: runtime_maker(name, arguments.threads) for name in dict.fromkeys(arguments.runtime)}
-    here = {name: Conditions.here(name, make, arguments.threads) for name, make in makes.items()}  # all there?
-    model = load_trained(arguments.model, arguments.fold)
-    sizes = {"fit": arguments.fit, "held_out": arguments.validate}
-    plan = Plan.of(model.supernet, model.space, model.input_shape, **sizes)
-    for name, make in makes.items():
-        rows = measure_latencies(model.supernet, plan, model.input_shape, make, here[name], arguments.output)
-        for _ in tqdm(rows, total=plan.size, desc=name, disable=None, leave=False):
-            pass
-    print(_accuracy_table([read_table(arguments.output, conditions) for conditions in here.values()]))
+    runtimes, threads = dict.fromkeys(arguments.runtime), arguments.threads
+    for name in runtimes:  # all are there, before the first is measured
+        Conditions.here(name, runtime_maker(name, threads), threads)
+    model, sizes = load_trained(arguments.model, arguments.fold), {"fit": arguments.fit, "held_out": arguments.validate}
+    measured = [measured_latency(model, name, threads, arguments.output, **sizes) for name in runtimes]
+    print(_accuracy_table([latency.predictor for latency in measured]))
     return 0
 
 
@@ -126,8 +120,8 @@ def wanted_of(arguments: argparse.Namespace, cost: str | None = None) -> Wanted:
     from prox_monai.integrations.nnunet.search import Wanted
 
     names = {"latency_ms": "latency_ms", "params": "parameters", "macs": "macs", "memory_mb": "memory_mb"}
-    limits = {cost: getattr(arguments, f"max_{name}") for name, cost in names.items()}
-    at_most = {cost: limit for cost, limit in limits.items() if limit is not None}
+    given = {field: getattr(arguments, f"max_{name}") for name, field in names.items()}
+    at_most = {field: limit for field, limit in given.items() if limit is not None}
     return Wanted(cost, at_most, arguments.min_dice, arguments.trials, arguments.seed)
 
 

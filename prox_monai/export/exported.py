@@ -10,10 +10,16 @@ from torch import nn
 
 from prox_monai.export.description import Description, read_description
 from prox_monai.export.formats import check_precision
+from prox_monai.export.onnx import FILE as ONNX
 from prox_monai.export.onnx import OnnxRuntime, write_onnx
-from prox_monai.export.openvino import OpenVinoRuntime, convert_openvino, save_openvino
+from prox_monai.export.openvino import FILE as OPENVINO
+from prox_monai.export.openvino import WEIGHTS, OpenVinoRuntime, convert_openvino, save_openvino
 from prox_monai.export.runtime import Runtime, RuntimeNetwork
+from prox_monai.export.torch_export import FILE as TORCH
 from prox_monai.export.torch_export import TorchRuntime, write_torch
+
+NETWORK_FILES = (ONNX, OPENVINO, WEIGHTS, TORCH)
+"""The names that files of an exported network may have, whatever its format."""
 
 
 def write_network(

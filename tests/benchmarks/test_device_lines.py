@@ -163,6 +163,7 @@ def test_search(results):
         {
             "machine": {"device": "a processor", "threads": 1},
             "fold": 3,
+            "trials": 300,
             "search": {"space_size": 65536, "training_steps": 2880, "scored": 300, "seconds": 300.0},
             "fronts": seeds[:1],
         },
@@ -173,7 +174,7 @@ def test_search(results):
     )
     text = "\n".join(device_lines.search_lines(folder))
     assert "`python benchmarks/search.py latency MODEL_FOLDER --fold 2 --runtime openvino`" in text
-    assert "`python benchmarks/search.py model MODEL_FOLDER --fold 3` on a processor" in text
+    assert "`python benchmarks/search.py model MODEL_FOLDER --fold 3 --trials 300` on a processor" in text
     assert "| openvino | 50 | 3.1% | 0.962 | yes |" in text
     assert "minutes of a search with a limit, threads: 1 (the bar is for two cores) | <= 10 | 5.0 | yes |" in text
     assert "more than random subnets | all | 1 of 1 | yes |" in text

@@ -63,6 +63,19 @@ def test_times_of_another_processor_do_not_count_but_dice_and_multiply_adds_do(r
     assert (tmp_path / "time.png").stat().st_size > 0
 
 
+def test_minutes_are_of_one_processor_and_ratios_of_pairs_on_any(result):
+    elsewhere = {"environment": {"device": "another processor", "cores": 2, "torch": "2.9"}}
+    ours = [result("plus", 0.8, 30.0, 0), result("plus", 0.8, 30.0, 1), result("plus", 0.8, 5.0, 2, **elsewhere)]
+    base = [result("progressive_shrinking", 0.7, 100.0, seed) for seed in (0, 1)]
+    base += [result("progressive_shrinking", 0.7, 10.0, 2, **elsewhere)]
+    alone = [result("standalone", 0.9, 8.0, 2, **elsewhere)]
+    methods = summary_of([*ours, *base, *alone])["methods"]
+    assert (methods["plus"]["train_seconds"], methods["progressive_shrinking"]["train_seconds"]) == (30, 100)
+    assert methods["plus"]["train_seconds_ratio"] == pytest.approx(0.3)  # of .3, .3 and .5
+    assert methods["standalone"]["train_seconds"] is None
+    assert methods["standalone"]["train_seconds_ratio"] == pytest.approx(0.8)
+
+
 def test_a_method_without_its_baseline_has_no_ratio(results):
     assert summary_of(results[:1])["methods"]["plus"]["train_seconds_ratio"] is None
 

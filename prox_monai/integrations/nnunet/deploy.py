@@ -16,7 +16,7 @@ from prox_monai.data.complete import complete_folder
 from prox_monai.evaluation.cost import parameters
 from prox_monai.export.description import FILE as DESCRIPTION
 from prox_monai.export.description import Description, file_digest
-from prox_monai.export.exported import load_exported, open_runtime, write_network
+from prox_monai.export.exported import NETWORK_FILES, load_exported, open_runtime, write_network
 from prox_monai.export.formats import check_precision
 from prox_monai.export.parity import check_parity, compare
 from prox_monai.export.runtime import RuntimeNetwork
@@ -102,7 +102,7 @@ def deploy(
 def _is_export(folder: Path) -> bool:
     """Whether a folder holds an export, which may be damaged, and nothing else."""
     names = {path.name for path in folder.iterdir()} if (folder / DESCRIPTION).is_file() else set()
-    return DESCRIPTION in names and all(name.startswith("model.") for name in names - {DESCRIPTION, *_COPIED})
+    return DESCRIPTION in names and names <= {DESCRIPTION, *_COPIED, *NETWORK_FILES}
 
 
 @dataclass(frozen=True, slots=True)

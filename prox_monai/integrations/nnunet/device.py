@@ -14,20 +14,20 @@ from tqdm import tqdm
 from prox_monai.export.description import Description, read_description
 from prox_monai.export.exported import load_exported
 from prox_monai.export.formats import form_of
-from prox_monai.export.runtimes import make_runtime, runtime_maker
+from prox_monai.export.runtimes import make_runtime
 from prox_monai.export.timing import side_by_side
 from prox_monai.integrations.nnunet.calibration import cases_of
 from prox_monai.integrations.nnunet.compression import Compression
 from prox_monai.integrations.nnunet.deploy import deploy
 from prox_monai.integrations.nnunet.found import draw_found
+from prox_monai.integrations.nnunet.latency import measured_latency
 from prox_monai.integrations.nnunet.planned import planned_costs, planned_module
 from prox_monai.integrations.nnunet.report import Wanted as Shown
 from prox_monai.integrations.nnunet.report import write_report
 from prox_monai.integrations.nnunet.search import PICTURE, Found, Wanted, search_trained
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.integrations.nnunet.unseen import evaluate_trained, preprocessed_folder
-from prox_monai.search.latency import Conditions, Plan, measure_latencies
-from prox_monai.search.predictor import SubnetLatency, read_table
+from prox_monai.search.predictor import SubnetLatency
 
 LATENCIES, SEARCH, REPORT = "latency.jsonl", "found", "report.html"
 _LARGEST = "largest.jsonl"
@@ -67,7 +67,8 @@ def subnet_for_device(
     """Find the best subnet within limits, export it and report on it; what the folder holds is not done again.
 
     In the output folder are ``latency.jsonl``, ``found`` (see :func:`search_trained`), the export under the subnet's
-    name, and ``report.html``. The subnet is that of the Pareto set with the best Dice on the tuning half.
+    name, and ``report.html``. The subnet is that of the Pareto set with the best Dice on the tuning half; where only
+    Dice is limited, the one that costs the least.
 
     Args:
         model: the trained model.
@@ -83,9 +84,11 @@ def subnet_for_device(
         ImportError: When a package is not installed that is needed.
         FileExistsError: When the folder holds something else where results go.
         FileNotFoundError: When the preprocessed data or their split are not there.
-        ValueError: When no subnet meets the limits, or the folder holds results of another model.
+        ValueError: When there is no limit, no subnet meets the limits, or the folder holds results of another model.
         RuntimeError: When the exported form differs from the plain subnet by more than is allowed.
     """
+    if not (wanted.at_most or wanted.min_dice):
+        raise ValueError("give a limit of latency, parameters, multiply-adds, memory or Dice; there is none.")
     output, preprocessed = Path(output), preprocessed_folder(model, environment)
     cases = cases_of(model, environment)
     output.mkdir(parents=True, exist_ok=True)
@@ -95,7 +98,8 @@ def subnet_for_device(
     with tqdm(desc="subnets scored", unit="", disable=None, leave=False) as bar:
         found = search_trained(model, wanted, preprocessed, output / SEARCH, latency=latency, scored=bar.update)
     draw_found(found, model, latency, output / SEARCH / PICTURE)
-    chosen, row = max(zip(found.front, found.reporting, strict=True), key=lambda pair: pair[0].dice)
+    front = list(zip(found.front, found.reporting, strict=True))  # by increasing cost
+    chosen, row = max(front, key=lambda pair: pair[0].dice) if wanted.at_most else front[0]
     format, precision = form_of(runtime)
     folder = output / f"{chosen.config.name}_{runtime}"
     if not folder.exists():
@@ -122,17 +126,6 @@ def _side_by_side(model: TrainedModel, folder: Path, runtime: str, threads: int)
     made = {name: make_runtime(runtime, network, shape, threads) for name, network in plain.items()}
     networks = {"exported": load_exported(folder, threads)[1], **made}
     return list(side_by_side(networks, torch.randn(1, *shape)).values())
-
-
-def measured_latency(model: TrainedModel, runtime: str, threads: int, table: Path) -> SubnetLatency:
-    """Measure what a latency table lacks of this device and runtime, and return the latency of any subnet by it."""
-    make = runtime_maker(runtime, threads)
-    here = Conditions.here(runtime, make, threads)
-    plan = Plan.of(model.supernet, model.space, model.input_shape)
-    rows = measure_latencies(model.supernet, plan, model.input_shape, make, here, table)
-    for _ in tqdm(rows, total=plan.size, desc=f"latency, {runtime}", disable=None, leave=False):
-        pass
-    return SubnetLatency(read_table(table, here), model.supernet.architecture, model.input_shape)
 
 
 def _as_exported(row: Mapping[str, Any], description: Description, runtime: str) -> dict[str, Any]:

@@ -36,14 +36,9 @@ def planned_network(model: TrainedModel, rows: Sequence[Mapping[str, Any]], stoc
         ValueError: When it lacks a case.
     """
     network = planned_module(model.plans_manager, model.configuration_name, model.dataset_json)
-    return {
-        "name": _PLANNED,
-        "parameters": parameters(network),
-        "macs": multiply_adds(network, model.input_shape),
-        "latency_ms": _latency_ms(network, model.input_shape, rows[0]["latency"]["threads"]),
-        "device": device_name("cpu"),
-        "dice": None if stock is None else _validated_dice(stock, rows[0]["dice_per_case"]),
-    }
+    time = _latency_ms(network, model.input_shape, rows[0]["latency"]["threads"])
+    dice = None if stock is None else _validated_dice(stock, rows[0]["dice_per_case"])
+    return _row(network, model.input_shape, time, dice) | {"device": device_name("cpu")}
 
 
 def planned_costs(model: TrainedModel, runtime: MakeRuntime | None = None) -> dict[str, Any]:
@@ -57,13 +52,19 @@ def planned_costs(model: TrainedModel, runtime: MakeRuntime | None = None) -> di
     shape, time = model.input_shape, None
     if runtime is not None:
         time = side_by_side({_PLANNED: runtime(network, shape)}, torch.randn(1, *shape))[_PLANNED]
+    return _row(network, shape, time)
+
+
+def _row(
+    network: nn.Module, input_shape: Sequence[int], latency_ms: float | None, dice: float | None = None
+) -> dict[str, Any]:
     return {
         "name": _PLANNED,
         "parameters": parameters(network),
-        "macs": multiply_adds(network, shape),
-        "memory_bytes": tensor_bytes(network, shape),
-        "latency_ms": time,
-        "dice": None,
+        "macs": multiply_adds(network, input_shape),
+        "memory_bytes": tensor_bytes(network, input_shape),
+        "latency_ms": latency_ms,
+        "dice": dice,
     }
 
 

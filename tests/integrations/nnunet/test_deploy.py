@@ -156,12 +156,12 @@ def test_only_an_export_is_replaced(varied, tmp_path):
         if beside == "an export":
             deploy(varied, varied.space.smallest(), "torch", folder)
         folder.mkdir(exist_ok=True)
-        (folder / "mine.txt").write_text("mine")
+        (folder / "model.txt").write_text("mine")
         before = sorted(folder.iterdir())
         with pytest.raises(FileExistsError, match="holds something else than an export; choose another folder"):
             deploy(varied, varied.space.largest(), "torch", folder, overwrite=True)
         assert sorted(folder.iterdir()) == before
-        (folder / "mine.txt").unlink()
+        (folder / "model.txt").unlink()
 
 
 @pytest.mark.parametrize("name", ["model.pt2", "prox_monai.json"])

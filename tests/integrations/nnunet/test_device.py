@@ -88,6 +88,20 @@ def test_a_table_is_forced_where_there_is_one(cli, tmp_path):
     assert "give --latency-table, too" in error
 
 
+def test_where_only_dice_is_limited_the_cheapest_is_taken(cli, tmp_path):
+    code, text, error = cli("--runtime", "torch", "--min-dice", 1e-6, "--output", tmp_path / "out")
+    assert code == 0, error
+    subnets = json.loads((tmp_path / "out" / "found" / "front.json").read_text())["subnets"]
+    assert min(subnets, key=lambda subnet: subnet["macs"])["subnet"] in text.splitlines()[1]
+
+
+def test_without_a_limit_nothing_is_begun(cli, tmp_path):
+    code, _, error = cli("--output", tmp_path / "out")
+    assert code == 2
+    assert "give a limit of latency, parameters, multiply-adds, memory or Dice" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_no_subnet_meets(cli, tmp_path):
     code, _, error = cli("--runtime", "torch", "--max-params", 1, "--output", tmp_path / "out")
     assert code == 2
