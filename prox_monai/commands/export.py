@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, count, model_arguments, positive
 from prox_monai.commands.command import SUBNET, Command, extra
-from prox_monai.export.formats import FORMATS, timed_runtime
+from prox_monai.export.formats import FORMATS, MAX_DICE_DROP, timed_runtime
 
 if TYPE_CHECKING:
     from prox_monai.integrations.nnunet.choice import Chosen
@@ -27,7 +27,8 @@ _HELP = {
 }
 
 
-def _export(format: str, arguments: argparse.Namespace) -> int:
+def export_model(format: str, arguments: argparse.Namespace) -> int:
+    """Write a subnet of a model folder of ``ProXTrainer`` in a format; the arguments are :func:`export_arguments`."""
     with extra("nnunet"):
         import torch
 
@@ -39,7 +40,7 @@ def _export(format: str, arguments: argparse.Namespace) -> int:
 
     choice = Choice(subnet=arguments.subnet, max_latency_ms=arguments.max_latency_ms, table=arguments.table)
     compression = Compression(
-        precision=arguments.precision,
+        precision=getattr(arguments, "precision", "fp32"),
         max_dice_drop=arguments.max_dice_drop,
         accuracy_aware=getattr(arguments, "accuracy_aware", False),
         finetune=arguments.finetune,
@@ -116,17 +117,22 @@ def _export_arguments(format: str, parser: argparse.ArgumentParser) -> None:
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--subnet", metavar="NAME", help=SUBNET)
     chosen.add_argument("--max-latency-ms", type=positive, metavar="MS", help="the best subnet in --table within this")
-    parser.add_argument("--table", metavar="FILE", help="of prox-monai evaluate, or front.json of search")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="new folder, or an empty one")
-    parser.add_argument("--overwrite", action="store_true", help="replace an export that is in the output folder")
     parser.add_argument("--precision", choices=FORMATS[format], default="fp32", help="default: %(default)s")
-    help = "refuse what costs more mean Dice on the tuning half of the unseen cases, default: %(default)s"
-    parser.add_argument("--max-dice-drop", type=float, default=0.005, metavar="DICE", help=help)
-    help = "steps of fine-tuning, taught by the largest; of int8 again with quantisation if it drops too much"
-    parser.add_argument("--finetune", type=count, default=0, metavar="STEPS", help=help)
     if "int8" in FORMATS[format]:
         help = "of int8: keep layers in floating point until the drop is within the limit; not with --finetune"
         parser.add_argument("--accuracy-aware", action="store_true", help=help)
+    export_arguments(parser)
+
+
+def export_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare the arguments that all formats have."""
+    parser.add_argument("--table", metavar="FILE", help="of prox-monai evaluate, or front.json of search")
+    parser.add_argument("--overwrite", action="store_true", help="replace an export that is in the output folder")
+    help = "refuse what costs more mean Dice on the tuning half of the unseen cases, default: %(default)s"
+    parser.add_argument("--max-dice-drop", type=float, default=MAX_DICE_DROP, metavar="DICE", help=help)
+    help = "steps of fine-tuning, taught by the largest; of int8 again with quantisation if it drops too much"
+    parser.add_argument("--finetune", type=count, default=0, metavar="STEPS", help=help)
     parser.add_argument(
         "--threads", type=at_least_one, metavar="N", help="CPU threads of the comparison; default: the table's"
     )
@@ -141,6 +147,8 @@ def _examples(format: str) -> str:
 
 
 COMMANDS = tuple(
-    Command(f"export {format}", help, partial(_export, format), partial(_export_arguments, format), _examples(format))
+    Command(
+        f"export {format}", help, partial(export_model, format), partial(_export_arguments, format), _examples(format)
+    )
     for format, help in _HELP.items()
 )

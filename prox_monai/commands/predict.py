@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, fold, positive
 from prox_monai.commands.command import SUBNET, Command, extra
+from prox_monai.export.description import FILE as DESCRIPTION
 from prox_monai.export.formats import RUNTIMES_IN_32_BITS
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    if Path(arguments.model, "configs").is_dir() and not Path(arguments.model, DESCRIPTION).is_file():
+        return _predict_by_bundle(arguments)
+    if arguments.config:
+        raise ValueError(f"--config is of a trained bundle, which has a folder configs; {arguments.model} is none.")
     with extra("nnunet"):
         from tqdm import tqdm
 
@@ -51,6 +57,30 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _predict_by_bundle(arguments: argparse.Namespace) -> int:
+    with extra("monai"):
+        import torch
+
+        from prox_monai.integrations.monai.inference import predict_bundle
+
+    for name in ("budget_s", "table", "runtime"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} has no say in a bundle's own inference.")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    choice = {name: value for name in ("subnet", "max_latency_ms") if (value := getattr(arguments, name)) is not None}
+    written = predict_bundle(
+        arguments.model,
+        arguments.input,
+        arguments.output,
+        choice=choice,
+        configs=arguments.config,
+        overwrite=arguments.overwrite,
+    )
+    print(f"Files in {arguments.output}: {len(written)}, the first is {written[0].name}.")
+    return 0
+
+
 def _after(is_file: bool, overwrite: bool) -> str:
     """Say what is there after an interrupt, and how to go on."""
     if is_file:
@@ -70,7 +100,7 @@ def _table(rows: Sequence[Predicted]) -> str:
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
-    help = "of prox-monai export, or of nnU-Net (one of ProXTrainer holds all subnets)"
+    help = "of prox-monai export, of nnU-Net (one of ProXTrainer holds all subnets), or a trained MONAI bundle"
     parser.add_argument("model", metavar="FOLDER", help=help)
     help = "image, or folder of images, named as nnU-Net wants it (CASE_0000.nii.gz); one channel: as you like"
     parser.add_argument("-i", "--input", required=True, metavar="IMAGES", help=help)
@@ -91,6 +121,8 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=at_least_one, metavar="N", help="CPU threads, default: the table's, or the runtime's choice"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace label maps in the output")
+    help = "of a trained bundle: configuration files that the training had beside train.json"
+    parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help=help)
 
 
 COMMANDS = (

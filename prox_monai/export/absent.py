@@ -7,11 +7,12 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def named_extra(what: str) -> Iterator[None]:
-    """Imports that need the extra ``export``.
+def named_extra(what: str, name: str = "export") -> Iterator[None]:
+    """Imports that need an extra of the package.
 
     Args:
         what: the format or runtime that needs them.
+        name: of the extra.
 
     Raises:
         ImportError: When one of them is not installed; the message says what to install.
@@ -19,4 +20,4 @@ def named_extra(what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ImportError(f'{what} needs an extra ({error}): pip install "prox-monai[export]"') from error
+        raise ImportError(f'{what} needs an extra ({error}): pip install "prox-monai[{name}]"') from error

@@ -21,7 +21,7 @@ class Description:
     """An exported network.
 
     Args:
-        format: ``onnx``, ``openvino`` or ``torch``.
+        format: ``onnx``, ``openvino``, ``torch`` or ``bundle``.
         precision: ``fp32``, ``fp16`` or ``int8``.
         files: SHA-256 of every other file in the folder, by name; the first is the one to open.
         subnet: name of the subnet.

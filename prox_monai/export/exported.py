@@ -17,6 +17,7 @@ from prox_monai.export.openvino import WEIGHTS, OpenVinoRuntime, convert_openvin
 from prox_monai.export.runtime import Runtime, RuntimeNetwork
 from prox_monai.export.torch_export import FILE as TORCH
 from prox_monai.export.torch_export import TorchRuntime, write_torch
+from prox_monai.export.torchscript import TorchScriptRuntime
 
 NETWORK_FILES = (ONNX, OPENVINO, WEIGHTS, TORCH)
 """The names that files of an exported network may have, whatever its format."""
@@ -31,7 +32,7 @@ def write_network(
         network: plain network, not changed.
         input_shape: ``(C, *spatial)``.
         folder: where to write.
-        format: ``onnx``, ``openvino`` or ``torch``.
+        format: ``onnx``, ``openvino`` or ``torch``; a bundle is more than its network.
         precision: ``fp32`` or ``fp16``.
 
     Returns:
@@ -46,7 +47,9 @@ def write_network(
         return (write_onnx(network, input_shape, folder, precision=precision),)
     if format == "torch":
         return (write_torch(network, input_shape, folder),)
-    return save_openvino(convert_openvino(network, input_shape), folder, compressed=precision == "fp16")
+    if format == "openvino":
+        return save_openvino(convert_openvino(network, input_shape), folder, compressed=precision == "fp16")
+    raise ValueError(f"format of a network alone must be onnx, openvino or torch, got {format!r}.")
 
 
 def open_runtime(path: str | Path, format: str, precision: str, threads: int | None = None) -> Runtime:
@@ -60,6 +63,8 @@ def open_runtime(path: str | Path, format: str, precision: str, threads: int | N
         return OnnxRuntime(path, threads)
     if format == "torch":
         return TorchRuntime(path, threads)
+    if format == "bundle":
+        return TorchScriptRuntime(path, threads)
     return OpenVinoRuntime(path, threads, exact=precision == "fp32")
 
 

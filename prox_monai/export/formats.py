@@ -8,10 +8,13 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("fp32", "fp16"),
     "openvino": ("fp32", "fp16", "int8"),
     "torch": ("fp32",),
+    "bundle": ("fp32",),
 }
 PRECISIONS = ("fp32", "fp16", "int8")
 RUNTIMES_IN_32_BITS = ("torch", "onnxruntime", "openvino")
 RUNTIMES = (*RUNTIMES_IN_32_BITS, "openvino-int8")
+MAX_DICE_DROP = 0.005
+"""By how much the mean Dice of what is written may be below the plain subnet's, unless told otherwise."""
 
 _TIMED = {
     ("onnx", "fp32"): "onnxruntime",

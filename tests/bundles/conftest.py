@@ -14,6 +14,7 @@ import pytest
 
 from prox_monai.data import write_synthetic_decathlon
 from prox_monai.data.synthetic_classes import write_synthetic_classes
+from prox_monai.plugin_files import copy_bundle
 
 NETWORK = ("patch", "size", "architecture", "space")
 BUNDLES = Path(__file__).parents[2] / "bundles"
@@ -65,6 +66,18 @@ class Bundle:
         workflow.run()
         workflow.finalize()
         return workflow
+
+    def copied(self, folder: Path) -> Path:
+        """The bundle as somebody has it who made its network small and trained it."""
+        copy_bundle(self.folder.name, folder)
+        path = folder / "configs" / "inference.json"
+        content = json.loads(path.read_text())
+        for key, value in self.network.items():
+            first, *rest = key.split("::")
+            (content[first].update({rest[0]: value}) if rest else content.update({first: value}))
+        path.write_text(json.dumps(content))
+        (folder / "models").symlink_to(self.override["ckpt_dir"])
+        return folder
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from prox_monai.cli import main
 from prox_monai.integrations.monai import export
 from prox_monai.integrations.monai.export import export_bundle
-from prox_monai.plugin_files import copy_bundle
 
 WITHOUT_PLUGIN = """
 import sys
@@ -37,22 +36,9 @@ run(config_file="configs/inference.json", dataset_dir=sys.argv[1], output_dir=sy
 """
 
 
-def small(trained, folder: Path) -> Path:
-    """The bundle as somebody has it who made its network small and trained it."""
-    copy_bundle(trained.folder.name, folder)
-    path = folder / "configs" / "inference.json"
-    content = json.loads(path.read_text())
-    for key, value in trained.network.items():
-        first, *rest = key.split("::")
-        (content[first].update({rest[0]: value}) if rest else content.update({first: value}))
-    path.write_text(json.dumps(content))
-    (folder / "models").symlink_to(trained.override["ckpt_dir"])
-    return folder
-
-
 @pytest.fixture(scope="module")
 def bundle(trained_hippocampus, tmp_path_factory) -> Path:
-    return small(trained_hippocampus, tmp_path_factory.mktemp("own") / "bundle")
+    return trained_hippocampus.copied(tmp_path_factory.mktemp("own") / "bundle")
 
 
 def label_maps(folder: Path) -> dict[str, np.ndarray]:
@@ -63,7 +49,7 @@ def label_maps(folder: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", ["hippocampus", "brats"])
 def test_it_predicts_the_same_without_this_package(name, request, tmp_path, caplog, subnet, form):
     trained = request.getfixturevalue(f"trained_{name}")
-    bundle = small(trained, tmp_path / "bundle")
+    bundle = trained.copied(tmp_path / "bundle")
     if form == "model.pt":
         pytest.importorskip("dynamic_network_architectures", reason='needs pip install "prox-monai[nnunet]"')
     images = Path(trained.override["dataset_dir"], "imagesTr")

@@ -13,7 +13,7 @@ from prox_monai.export.runtimes import RUNTIMES
     [
         ("onnx", "int8", "precision of onnx must be one of fp32, fp16, got 'int8'"),
         ("torch", "fp16", "precision of torch must be one of fp32, got 'fp16'"),
-        ("tflite", "fp32", "format must be one of onnx, openvino, torch, got 'tflite'"),
+        ("tflite", "fp32", "format must be one of onnx, openvino, torch, bundle, got 'tflite'"),
     ],
 )
 def test_what_does_not_exist_is_refused(format, precision, message):

@@ -7,9 +7,7 @@ import json
 import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,9 @@ from prox_monai.data.complete import complete_folder
 from prox_monai.elastic import Architecture
 from prox_monai.elastic.resolution import AtResolution
 from prox_monai.export.parity import check_parity, compare
+from prox_monai.export.torchscript import torchscript_allowed
 from prox_monai.integrations.monai.bundle import FINAL, check_about, check_bundle_root, check_trained
+from prox_monai.integrations.monai.inference import inference_file, inference_parser, own_errors
 from prox_monai.integrations.monai.network import SubnetNetwork
 from prox_monai.integrations.monai.stock_unet import PACKAGE, stock_definition, stock_state
 from prox_monai.networks import UNetArchitecture
@@ -86,9 +86,10 @@ def export_bundle(
     check_bundle_root(bundle)
     models = Path(ckpt_dir or Path(bundle, "models"))
     check_trained(models)
-    parser = _parser(Path(bundle), models, subnet, max_latency_ms, configs)
+    chosen = {"ckpt_dir": str(models), "subnet": subnet, "max_latency_ms": max_latency_ms}
+    parser = inference_parser(bundle, configs, chosen)
     images = _listed(parser, dataset_dir)
-    with _own_errors():
+    with own_errors():
         check_about(models, parser.get_parsed_content("about") if "about" in parser.config else {})
         supernet: SubnetNetwork = parser.get_parsed_content("network_def")
     state = torch.load(models / FINAL, map_location="cpu", weights_only=True)
@@ -98,7 +99,7 @@ def export_bundle(
     with complete_folder(destination) as partial:
         (partial / "configs").mkdir(parents=True)
         (partial / "models").mkdir()
-        _write_plain(_of_inference(parser.config, bundle), metadata, supernet, network, partial)
+        _write_plain(_ofinference_file(parser.config, bundle), metadata, supernet, network, partial)
         (partial / "docs").mkdir()
         for name in ("LICENSE", "docs/data_license.txt"):
             shutil.copy(Path(bundle, name), partial / name)
@@ -110,22 +111,6 @@ def export_bundle(
         message = "logits differ by %.2g at most from the subnet's, on %s %s"
         logger.info(message, parity.max_difference, parity.patches, "images" if images else "patches of random numbers")
     return supernet.active
-
-
-def _parser(
-    bundle: Path, models: Path, subnet: str, max_latency_ms: float | None, configs: Sequence[str | Path]
-) -> ConfigParser:
-    parser = ConfigParser()
-    parser.read_config([str(path) for path in (_inference(bundle), *configs)])
-    given = {"bundle_root": str(bundle), "ckpt_dir": str(models), "subnet": subnet, "max_latency_ms": max_latency_ms}
-    for key, value in given.items():
-        parser[key] = value
-    parser.parse()
-    return parser
-
-
-def _inference(bundle: str | Path) -> Path:
-    return Path(bundle, "configs", "inference.json")
 
 
 def _write_plain(
@@ -150,15 +135,15 @@ def _write_plain(
     text = json.dumps(plain, indent=4)
     if "prox" in text:
         raise RuntimeError("inference.json names something of prox_monai that a plain bundle cannot hold.")
-    _inference(folder).write_text(text, encoding="utf-8")
+    inference_file(folder).write_text(text, encoding="utf-8")
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4), encoding="utf-8")
     if not stock:
         _torchscript(network, supernet.architecture, metadata, folder)
 
 
-def _of_inference(config: Mapping[str, Any], bundle: str | Path) -> dict[str, Any]:
+def _ofinference_file(config: Mapping[str, Any], bundle: str | Path) -> dict[str, Any]:
     """What of a configuration the bundle's own inference has; files of the training have more."""
-    own = json.loads(_inference(bundle).read_text(encoding="utf-8"))
+    own = json.loads(inference_file(bundle).read_text(encoding="utf-8"))
     return {key: value for key, value in config.items() if key in own}
 
 
@@ -234,26 +219,6 @@ def _describe(metadata: dict[str, Any], config: Mapping[str, Any], subnet: Subne
     metadata["subnet"] = subnet.to_dict()
 
 
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    """Raise what is behind an error of MONAI's parser, which only says which entry it was."""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error.__cause__, ValueError):
-            raise error.__cause__ from None
-        raise
-
-
-@contextmanager
-def _torchscript_allowed() -> Iterator[None]:
-    """MONAI writes TorchScript, which torch deprecates; a trace is of one input size, here that of the patch."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
-        yield
-
-
 def plain_network(architecture: Architecture, config: Mapping[str, Any]) -> nn.Module:
     """Build the plain network of a subnet, which works at the subnet's resolution; for ``ckpt_export``.
 
@@ -277,13 +242,13 @@ def _torchscript(network: nn.Module, architecture: Architecture, metadata: Mappi
     with tempfile.TemporaryDirectory() as temporary:
         weights = Path(temporary, "weights.pt")
         torch.save(network.state_dict(), weights)
-        with _torchscript_allowed():
+        with torchscript_allowed():
             ckpt_export(
                 net_id="network_def",
                 filepath=str(folder / "models" / "model.ts"),
                 ckpt_file=str(weights),
                 meta_file=str(folder / "configs" / "metadata.json"),
-                config_file=str(_inference(folder)),
+                config_file=str(inference_file(folder)),
                 use_trace=True,
                 input_shape=_shape(metadata),
                 network_def=definition,  # in the file it is what is written here
@@ -295,7 +260,7 @@ def _listed(parser: ConfigParser, dataset_dir: str | Path | None) -> list[str]:
     if dataset_dir is None:
         return []
     own = ConfigParser({**parser.config, "dataset_dir": str(dataset_dir)})  # nothing of it is written
-    with _own_errors():
+    with own_errors():
         return own.get_parsed_content("images")[:COMPARED]
 
 
@@ -315,9 +280,9 @@ def _noise(metadata: Mapping[str, Any]) -> Iterator[Tensor]:
 def _written(folder: Path) -> nn.Module:
     """The network as the written bundle makes it."""
     parser = ConfigParser()
-    parser.read_config(_inference(folder))
+    parser.read_config(inference_file(folder))
     parser["bundle_root"], parser["device"] = str(folder), "$torch.device('cpu')"
-    with _torchscript_allowed():
+    with torchscript_allowed():
         network = parser.get_parsed_content("network_def")
     if (folder / "models" / FINAL).exists():
         network.load_state_dict(torch.load(folder / "models" / FINAL, weights_only=True))

@@ -34,6 +34,7 @@ class Cases:
         training: cases that the fold was trained on.
         tuning: the half of the unseen cases on which choices are made.
         reporting: the other half, on which what was chosen is measured; may be empty.
+        raw: nnU-Net's folder of the raw data set, where there is one.
     """
 
     model: TrainedModel
@@ -41,6 +42,7 @@ class Cases:
     training: tuple[str, ...]
     tuning: tuple[str, ...]
     reporting: tuple[str, ...]
+    raw: Path | None = None
 
     @cached_property
     def _scorer(self) -> CaseScorer:
@@ -92,7 +94,9 @@ def cases_of(model: TrainedModel, environment: Mapping[str, str]) -> Cases:
     preprocessed = preprocessed_folder(model, environment)
     tuning, reporting = (tuple(unseen_cases(preprocessed, model.fold, half)) for half in ("tuning", "reporting"))
     splits = json.loads((preprocessed / "splits_final.json").read_text())
-    return Cases(model, preprocessed, tuple(splits[int(model.fold)]["train"]), tuning, reporting)
+    raw = Path(environment["nnUNet_raw"], model.plans["dataset_name"]) if environment.get("nnUNet_raw") else None
+    training = tuple(splits[int(model.fold)]["train"])
+    return Cases(model, preprocessed, training, tuning, reporting, raw if raw is not None and raw.is_dir() else None)
 
 
 def cases_if_there(model: TrainedModel, environment: Mapping[str, str]) -> Cases | None:

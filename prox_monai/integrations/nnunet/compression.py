@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from prox_monai.export.formats import PRECISIONS
+from prox_monai.export.formats import MAX_DICE_DROP, PRECISIONS
 from prox_monai.export.openvino import OpenVinoRuntime, convert_openvino, save_openvino
 from prox_monai.export.quantize import quantize_openvino, quantize_trainable, quantize_within, uncompiled
 from prox_monai.export.runtime import Runtime, RuntimeNetwork
@@ -45,7 +45,7 @@ class Compression:
     """
 
     precision: str = "fp32"
-    max_dice_drop: float = 0.005
+    max_dice_drop: float = MAX_DICE_DROP
     accuracy_aware: bool = False
     finetune: int = 0
 

@@ -22,7 +22,8 @@ from prox_monai.export.parity import check_parity, compare
 from prox_monai.export.runtime import RuntimeNetwork
 from prox_monai.export.runtimes import PlainRuntime
 from prox_monai.export.timing import side_by_side
-from prox_monai.integrations.nnunet.calibration import Cases, patches_to_compare
+from prox_monai.integrations.nnunet.bundle import BUNDLE_FILES, bundled_dice, write_bundle
+from prox_monai.integrations.nnunet.calibration import PARITY_PATCHES, Cases, patches_to_compare
 from prox_monai.integrations.nnunet.compression import DISTILLATION, Compression, write_int8
 from prox_monai.integrations.nnunet.describing import describe_export
 from prox_monai.integrations.nnunet.finetune import finetune
@@ -54,7 +55,7 @@ def deploy(
     Args:
         model: the trained model.
         config: the subnet; its resolution is part of what is exported.
-        format: ``onnx``, ``openvino`` or ``torch``.
+        format: ``onnx``, ``openvino``, ``torch`` or ``bundle`` (of MONAI).
         destination: a folder that does not exist, or is empty.
         cases: what to calibrate and to compare on; needed where Dice is compared.
         compression: precision, and how it is reached.
@@ -79,10 +80,12 @@ def deploy(
     plain = model.supernet.extract(config).eval()
     with complete_folder(destination.resolve(), replace=replace) as folder:
         folder.mkdir(parents=True)
-        written = _write(model, plain, format, folder, cases, compression)
+        written = _write(model, config, plain, format, folder, cases, compression)
         runtime = open_runtime(folder / written.files[0], format, compression.precision, torch.get_num_threads())
         exported = RuntimeNetwork(runtime, model.input_shape).eval()
         checks = _checks(model, plain, written.network, exported, cases, compression)
+        if format == "bundle":
+            checks |= _label_maps(model, config, folder, cases, compression)
         size = sum((folder / name).stat().st_size for name in written.files)
         checks["megabytes"] = {"plain": parameters(plain) * 4 / 1e6, "exported": size / 1e6}
         description = describe_export(
@@ -101,8 +104,10 @@ def deploy(
 
 def _is_export(folder: Path) -> bool:
     """Whether a folder holds an export, which may be damaged, and nothing else."""
-    names = {path.name for path in folder.iterdir()} if (folder / DESCRIPTION).is_file() else set()
-    return DESCRIPTION in names and names <= {DESCRIPTION, *_COPIED, *NETWORK_FILES}
+    if not (folder / DESCRIPTION).is_file():
+        return False
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return names <= {DESCRIPTION, *_COPIED, *NETWORK_FILES, *BUNDLE_FILES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,13 @@ class _Written:
 
 
 def _write(
-    model: TrainedModel, plain: nn.Module, format: str, folder: Path, cases: Cases | None, compression: Compression
+    model: TrainedModel,
+    config: SubnetConfig,
+    plain: nn.Module,
+    format: str,
+    folder: Path,
+    cases: Cases | None,
+    compression: Compression,
 ) -> _Written:
     network, steps = plain, []
     if compression.finetune:
@@ -124,6 +135,8 @@ def _write(
     if compression.precision == "int8":
         files, made = write_int8(cases, network, plain, folder, compression)
         steps.append(made)
+    elif format == "bundle":
+        files = write_bundle(model, config, network, folder)
     else:
         files = write_network(network, model.input_shape, folder, format, compression.precision)
     for name, content in zip(_COPIED, (model.plans, model.dataset_json), strict=True):
@@ -161,6 +174,20 @@ def _checks(
         if cases.reporting:
             checks["dice_reporting"] = _dice(plain, exported, cases, "reporting")
     return checks
+
+
+def _label_maps(
+    model: TrainedModel, config: SubnetConfig, folder: Path, cases: Cases | None, compression: Compression
+) -> dict[str, Any]:
+    """Compare the label maps of raw images, which a bundle's own transforms lead to, with those of the plain subnet."""
+    if cases is None or cases.raw is None:
+        logger.warning("label maps are not compared: the raw data set, with its images, is not in nnUNet_raw")
+        return {}
+    compared = cases.tuning[:PARITY_PATCHES]
+    logger.info("comparing label maps of %d cases, from image to image", len(compared))
+    dice = bundled_dice(model, config, folder, cases.raw, compared)
+    compression.check(dice["plain"] - dice["exported"], "the bundle", len(compared))
+    return {"dice": {"half": "tuning", "cases": len(compared), **dice}}
 
 
 def _dice(

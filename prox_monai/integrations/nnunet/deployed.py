@@ -94,7 +94,7 @@ def kind_of(folder: str | Path, fold: int | str = 0) -> Literal["exported", "fam
 
 
 def from_exported(folder: str | Path, threads: int | None = None) -> Deployed:
-    """Open a folder of ``prox-monai export onnx``, ``openvino`` or ``torch``; see ``load_exported``.
+    """Open a folder of ``prox-monai export onnx``, ``openvino``, ``torch`` or ``bundle``; see ``load_exported``.
 
     Raises:
         ValueError: When its description does not match what is beside it.

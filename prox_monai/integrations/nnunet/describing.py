@@ -34,7 +34,7 @@ def describe_export(
     Args:
         model: the trained model that it comes from.
         config: the subnet.
-        format: ``onnx``, ``openvino`` or ``torch``.
+        format: ``onnx``, ``openvino``, ``torch`` or ``bundle``.
         precision: ``fp32``, ``fp16`` or ``int8``.
         files: SHA-256 of each file by name, the one to open first.
         steps: what was done to the subnet before it was written.

@@ -25,7 +25,11 @@ from prox_monai.integrations.nnunet.predict import prepare_prediction
 from prox_monai.integrations.nnunet.predictions import RECORD
 
 pytestmark = pytest.mark.filterwarnings("default")  # the formats' own, when they are imported
-FORMATS = ["torch"] + (["onnx", "openvino"] if find_spec("onnxruntime") and find_spec("openvino") else [])
+FORMATS = (
+    ["torch"]
+    + ["bundle"] * (find_spec("monai") is not None)
+    + (["onnx", "openvino"] if find_spec("onnxruntime") and find_spec("openvino") else [])
+)
 
 
 @pytest.fixture(scope="session")

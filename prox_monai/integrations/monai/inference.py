@@ -1,0 +1,104 @@
+"""A bundle's own inference, from a folder of images to what it writes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ignite.handlers import ProgressBar
+from monai.bundle import ConfigParser
+
+from prox_monai.export.torchscript import torchscript_allowed
+from prox_monai.integrations.monai.bundle import check_bundle_root
+
+
+def inference_file(bundle: str | Path) -> Path:
+    """Return where a bundle has the configuration of its inference."""
+    return Path(bundle, "configs", "inference.json")
+
+
+def inference_parser(bundle: str | Path, configs: Sequence[str | Path], given: Mapping[str, Any]) -> ConfigParser:
+    """Read a bundle's inference.
+
+    Args:
+        bundle: folder of the bundle.
+        configs: configuration files that the training had beside ``train.json``.
+        given: entries that override the files', such as ``subnet``.
+
+    Raises:
+        ValueError: When the folder holds no bundle.
+    """
+    check_bundle_root(bundle)
+    parser = ConfigParser()
+    parser.read_meta(Path(bundle, "configs", "metadata.json"))
+    parser.read_config([str(path) for path in (inference_file(bundle), *configs)])
+    for key, value in {"bundle_root": str(bundle), **given}.items():
+        parser[key] = value
+    parser.parse()
+    return parser
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise what is behind an error of MONAI's parser, which only says which entry it was."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        raise
+
+
+def predict_bundle(
+    bundle: str | Path,
+    source: str | Path,
+    target: str | Path,
+    *,
+    choice: Mapping[str, Any] | None = None,
+    configs: Sequence[str | Path] = (),
+    overwrite: bool = False,
+) -> list[Path]:
+    """Run a bundle's own inference, as ``python -m monai.bundle run`` does: label maps, or a table of classes.
+
+    A bundle's configuration is a program; run those only whose makers you trust.
+
+    Args:
+        bundle: folder of a trained bundle, or of one of its subnets.
+        source: a folder of images, or one image.
+        target: folder for what the bundle writes.
+        choice: of a trained bundle, ``subnet`` or ``max_latency_ms``.
+        configs: of a trained bundle, configuration files that the training had beside ``train.json``.
+        overwrite: replace files of the same names in the target.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        FileExistsError: When the target holds anything, and ``overwrite`` is not set.
+        FileNotFoundError: When there are no images.
+        ValueError: When the bundle is not trained, or leaves no such choice.
+    """
+    source, target = Path(source), Path(target)
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist; give an image, or a folder of images.")
+    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists and is not empty; give another folder, or --overwrite.")
+    images = {"dataset_dir": str(source)} if source.is_dir() else {"images": [str(source)]}
+    parser = inference_parser(bundle, configs, {**images, "output_dir": str(target), **(choice or {})})
+    if choice and "space" not in parser.config:
+        raise ValueError(f"{bundle} holds one subnet, {', '.join(choice)} has no say; give a trained bundle.")
+    before = _times(target)
+    with own_errors(), torchscript_allowed():
+        parser.get_parsed_content("initialize")
+        if not parser.get_parsed_content("images"):
+            raise FileNotFoundError(f"{source} holds no image that the bundle takes.")
+        ProgressBar(desc="images", persist=False, disable=None).attach(parser.get_parsed_content("evaluator"))
+        parser.get_parsed_content("run")
+    return sorted(path for path, time in _times(target).items() if before.get(path) != time)
+
+
+def _times(folder: Path) -> dict[Path, int]:
+    """When each file of a folder was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
