@@ -27,6 +27,11 @@ def classification_scores(labels: Tensor, predictions: Tensor) -> dict[str, floa
     return {metric.__name__: metric(labels, predictions) for metric in (balanced_accuracy, macro_auc, macro_f1)}
 
 
+def accuracy(labels: Tensor, predictions: Tensor) -> float:
+    """Return the share of images that are recognised."""
+    return float((predictions.argmax(1) == labels).double().mean())
+
+
 def balanced_accuracy(labels: Tensor, predictions: Tensor) -> float:
     """Return the mean over the classes present of the share that is recognised."""
     from sklearn.metrics import recall_score

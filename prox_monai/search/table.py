@@ -9,11 +9,15 @@ from typing import Any
 from prox_monai.search.pareto import latency_buckets
 
 _HEAD = ("subnet", "parameters", "GMAC", "latency (ms)")
-_MORE = {  # where some row has it: what its column is called, its unit, how it is written
+MORE = {  # what its column is called, its unit, how it is written
     "nsd": ("NSD", 1.0, ".3f"),
     "hd95_mm": ("HD95 (mm)", 1.0, ".2f"),
+    "accuracy": ("accuracy", 1.0, ".3f"),
+    "macro_auc": ("AUC", 1.0, ".3f"),
+    "macro_f1": ("F1", 1.0, ".3f"),
     "peak_memory_bytes": ("peak memory (MB)", 1e-6, ".0f"),
 }
+"""Fields of a row that have a column of their own where some row has them."""
 
 
 def rows_table(
@@ -31,18 +35,19 @@ def rows_table(
     lines = row_cells(rows, value=value, head=head)
     if interval:
         ends = ["95 % interval", *(interval_cell(row.get(f"{value}_interval")) for row in rows)]
-        lines = [(*line, end) for line, end in zip(lines, ends, strict=True)]
+        at = len(_HEAD) + 1  # behind the value
+        lines = [(*line[:at], end, *line[at:]) for line, end in zip(lines, ends, strict=True)]
     return columns(lines)
 
 
 def row_cells(rows: Iterable[Mapping[str, Any]], *, value: str = "dice", head: str = "Dice") -> list[tuple[str, ...]]:
     """Return the lines of :func:`rows_table` as cells, the head first.
 
-    Surface Dice, Hausdorff distance and peak memory have columns where some row has them.
+    What :data:`MORE` names has a column where some row has it.
     """
     rows = list(rows)
-    more = [field for field in _MORE if any(row.get(field) is not None for row in rows)]
-    return [(*_HEAD, head, *(_MORE[field][0] for field in more)), *(_cells(row, value, more) for row in rows)]
+    more = [field for field in MORE if any(row.get(field) is not None for row in rows)]
+    return [(*_HEAD, head, *(MORE[field][0] for field in more)), *(_cells(row, value, more) for row in rows)]
 
 
 def buckets_table(rows: Sequence[Mapping[str, Any]], buckets: int, *, value: str = "dice") -> str:
@@ -77,7 +82,7 @@ def columns(lines: Sequence[Sequence[str]]) -> str:
 
 def _cells(row: Mapping[str, Any], value: str, more: Iterable[str]) -> tuple[str, ...]:
     known = _cell(row["latency_ms"], ".1f"), _cell(row[value], ".3f")
-    others = (_cell(row.get(field), form, unit) for field in more for _, unit, form in [_MORE[field]])
+    others = (_cell(row.get(field), form, unit) for field in more for _, unit, form in [MORE[field]])
     return row["name"], f"{row['parameters']:,}", f"{row['macs'] / 1e9:.2f}", *known, *others
 
 

@@ -282,5 +282,6 @@ def _retinal(data: Path, folder: Path) -> Bundle:
         "iterations_per_epoch": 1,
         "batch_size": 4,
         "val_interval": 3,
+        "resamples": 20,
     }
     return Bundle(root, override)

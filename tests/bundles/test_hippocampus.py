@@ -63,6 +63,13 @@ def test_evaluation_is_of_the_reporting_half(trained_hippocampus, tmp_path):
     data = workflow.parser.get_parsed_content("validate::dataset").data
     assert [item["case"] for item in data] == [item["case"] for item in split["reporting"]]
     assert (tmp_path / "subnets.png").is_file()
+    for row in rows:
+        assert 0 <= row["nsd"] == row["metrics"]["nsd"] <= 1
+        assert row["hd95_mm"] is None or row["hd95_mm"] > 0  # None where a structure was not found
+        assert len(row["per_class"]["nsd"]) == len(row["per_class"]["hd95_mm"]) == 2
+        assert row["intervals"].keys() == {"val_mean_dice", "nsd", "hd95_mm"}  # of one case there is none
+    assert rows[-1]["nsd"] > 0
+    assert rows[-1]["hd95_mm"] > 0
 
 
 def test_a_budget_chooses_among_what_the_search_has_found(trained_hippocampus, tmp_path):

@@ -85,6 +85,20 @@ def test_search_makes_subnets_known_to_inference(copied):
     assert network_of(copied, subnet=drawn).active.name == drawn
 
 
+def test_evaluation_says_how_sure_it_is(copied, tmp_path):
+    copied.run(*EVALUATE, subnets=["smallest", "largest"], output_dir=str(tmp_path))
+    rows = read_rows(tmp_path / "subnets.jsonl")
+    assert [row["name"] for row in rows] == ["smallest", "largest"]
+    for row in rows:
+        names = {f"val_{name}" for name in ("accuracy", "balanced_accuracy", "macro_auc", "macro_f1")}
+        assert row["intervals"].keys() == names
+        for name in names:
+            low, high = row["intervals"][name]
+            assert low <= row["metrics"][name] <= high
+        assert row["score_interval"] == row["intervals"]["val_balanced_accuracy"]
+        assert row["macro_auc"] == row["metrics"]["val_macro_auc"]
+
+
 def test_every_image_gets_probabilities_and_a_class(copied, retinal_data):
     head, *rows = predictions(copied)
     assert head == ["file", *CLASSES, "class"]

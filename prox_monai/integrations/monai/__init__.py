@@ -40,6 +40,7 @@ from prox_monai.integrations.monai.datalists import (  # noqa: E402
     grey_images_of,
 )
 from prox_monai.integrations.monai.handler import ExpansionHandler, TrainedModel  # noqa: E402
+from prox_monai.integrations.monai.intervals import PatientIntervals  # noqa: E402
 from prox_monai.integrations.monai.network import SubnetInferer, SubnetNetwork  # noqa: E402
 from prox_monai.integrations.monai.predictions import ClassPredictionSaver  # noqa: E402
 from prox_monai.integrations.monai.ranks import of_first_rank  # noqa: E402
@@ -55,6 +56,7 @@ __all__ = [
     "EpochSeedHandler",
     "ExpansionHandler",
     "LargestOfPhase",
+    "PatientIntervals",
     "RegionsToLabelsd",
     "SubnetChoice",
     "SubnetInferer",

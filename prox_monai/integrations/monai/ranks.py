@@ -34,3 +34,12 @@ def of_first_rank(work: Callable[[], Any]) -> Any:
     if isinstance(outcome[0], _FORWARDED):
         raise outcome[0]
     return outcome[0]
+
+
+def from_all_ranks(values: list[Any]) -> list[Any]:
+    """Return the values of all processes, those of the first one first."""
+    if not distributed_now():
+        return values
+    gathered: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, values)
+    return [value for of_one in gathered for value in of_one]

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from prox_monai.evaluation.multiply_adds import MultiplyAdds
 from prox_monai.evaluation.single_image import OneImage
 from prox_monai.evaluation.subnets import append_row, describe_subnet, read_rows
 from prox_monai.integrations.monai.choice import Named, SubnetChoice
+from prox_monai.integrations.monai.intervals import case_intervals
 from prox_monai.integrations.monai.ranks import distributed_now, of_first_rank, rank
+from prox_monai.integrations.monai.shared import SharedSubnets
 from prox_monai.integrations.monai.statistics import digest, read_statistics, write_statistics
 from prox_monai.search.plots import pareto_picture
-from prox_monai.search.table import buckets_table, rows_table
+from prox_monai.search.table import MORE, buckets_table, rows_table
 from prox_monai.space import SubnetConfig
 
 logger = logging.getLogger(__name__)
@@ -39,9 +42,12 @@ class SubnetSamplingHandler:
 
     For every subnet the evaluator's network is the extracted plain network, its normalisation re-estimated on training
     images where it has BatchNorm. Post-processing, metrics and other handlers work as usual. After each epoch a row
-    goes to the table: subnet, parameters, multiply-adds, latency, all scalar metrics of the evaluator, and the mean of
-    each class where a metric saves details. Rows of the same weights, metric, cases, input and machine (processor or
-    GPU, and threads) that are there already are not made again.
+    goes to the table: subnet, parameters, multiply-adds, latency, all scalar metrics of the evaluator, and where a
+    metric saves details, the mean of each class and the 95 % interval of the mean over cases; a classifier's intervals
+    come from a :class:`~prox_monai.integrations.monai.PatientIntervals`. Rows of the same weights, metric, cases, input
+    and machine (processor or GPU, and threads) that are there already are not made again. Several evaluators may work
+    on one table, in processes that know nothing of each other: each takes what no other has, and the subnets of one
+    that dies.
     At the end the network of the evaluator is its own again, the table is logged, and the Pareto front drawn beside it.
     After an error it is its own again, too, where no handler before this one (a ``StatsHandler``) has raised it.
 
@@ -82,7 +88,9 @@ class SubnetSamplingHandler:
         self.calibration = calibration
         self.statistics = Path(statistics) if statistics else None
         self.rows: list[dict[str, Any]] = []
-        self._waiting: list[Named] = []
+        self._chosen: dict[str, Named] = {}
+        self._waiting = SharedSubnets({}, dict, None, "")
+        self._next: Named | None = None
         self._row: dict[str, Any] = {}
         self._network: nn.Module | None = None
 
@@ -104,33 +112,43 @@ class SubnetSamplingHandler:
         self._costs = MultiplyAdds(self.supernet, self.input_shape)
         self._model = digest(self.supernet)
         self._about = {
+            "model": self._model,
             "metric": engine.state.key_metric_name,
             **_data(engine),
             "input_shape": list(self.input_shape),
             "machine": f"{device_name(engine.state.device)}, {torch.get_num_threads()} threads",
         }
-        self._waiting, self.rows = of_first_rank(self._plan)
-        count = len(self._waiting) + len(self.rows)
-        if count > 1:
-            logger.info("%d subnets, %d of them evaluated before", count, len(self.rows))
-        engine.state.max_epochs = engine.state.epoch + len(self._waiting)
+        self._chosen = of_first_rank(self._choose)
+        self._waiting = SharedSubnets(self._chosen, self._done, self.table, json.dumps(self._about))
+        self._take(engine)
 
-    def _plan(self) -> tuple[list[Named], list[dict[str, Any]]]:
-        """Return the subnets that are to be run, and the rows of those that were."""
-        known = self._known_rows()
-        done = {row["key"]: row for row in known if self._about.items() <= row.items()}
-        if self.calibration is not None and self.statistics is not None:
+    def _choose(self) -> dict[str, Named]:
+        """Return name and configuration of the subnets that are wanted, by canonical name."""
+        self._move_others_aside()
+        chosen = dict[str, Named]()
+        for name, config in self.choice(self._costs, [*self._rows_of(self.table), *self._rows_of(self.known)]):
+            chosen.setdefault(self._canonical(config).name, (name, config))
+        if len(chosen) > 1:
+            count = len(chosen.keys() & self._done().keys())
+            logger.info("%d subnets, %d of them evaluated before", len(chosen), count)
+        return chosen
+
+    def _take(self, engine: SupervisedEvaluator) -> None:
+        """Find the next subnet, and let the evaluator go on as long as there is one."""
+        self._next, left = of_first_rank(lambda: (self._waiting.take(), len(self._waiting)))
+        engine.state.max_epochs = engine.state.epoch + (0 if self._next is None else 1 + left)
+
+    def _done(self) -> dict[str, dict[str, Any]]:
+        """Return the rows of these weights, metric, cases, input and machine, by canonical name of the subnet."""
+        done = {row["key"]: row for row in self._rows_of(self.table) if self._about.items() <= row.items()}
+        if done and self.calibration is not None and self.statistics is not None:
             normalised = {config.name for config in read_statistics(self.statistics, self._model)}
             done = {key: row for key, row in done.items() if key in normalised}
-        chosen = dict[str, Named]()
-        for name, config in self.choice(self._costs, [*known, *self._rows_elsewhere()]):
-            chosen.setdefault(self._canonical(config).name, (name, config))
-        rows = [done[key] | {"name": name} for key, (name, _) in chosen.items() if key in done]
-        return [named for key, named in chosen.items() if key not in done], rows
+        return done
 
     def epoch_started(self, engine: SupervisedEvaluator) -> None:
         """Give the evaluator the network of the next subnet."""
-        name, config = self._waiting.pop(0)
+        name, config = self._next
         network = self.supernet.extract(config).eval()
         if self.calibration is not None:
             recalibrate(network, [self.calibration.to(engine.state.device)])
@@ -149,23 +167,29 @@ class SubnetSamplingHandler:
         OneImage.cover(network)
 
     def epoch_completed(self, engine: SupervisedEvaluator) -> None:
-        """Write the row of the subnet that was run."""
-        if self.table is None or rank() != 0:
-            return
-        metrics = engine.state.metrics
+        """Write the row of the subnet that was run, and find the next."""
+        if self.table is not None and rank() == 0:
+            self._write(engine)
+        self._waiting.release()
+        self._take(engine)
+
+    def _write(self, engine: SupervisedEvaluator) -> None:
+        metrics, details = engine.state.metrics, engine.state.metric_details
+        intervals = case_intervals(details) | getattr(engine.state, "intervals", {})
+        intervals = {name: ends if None not in _plain(ends or [None]) else None for name, ends in intervals.items()}
+        of_columns = {name: name.removeprefix("val_") for name in metrics}
         row = self._row | self._about
         row |= {
             "score": _plain(metrics.get(engine.state.key_metric_name)),
+            "score_interval": intervals.get(engine.state.key_metric_name),
             "metrics": {name: _plain(value) for name, value in metrics.items()},
+            "intervals": intervals,
             "per_class": {
-                name: _per_class(details)
-                for name, details in engine.state.metric_details.items()
-                if isinstance(details, Tensor) and details.ndim == 2
+                name: _per_class(each) for name, each in details.items() if isinstance(each, Tensor) and each.ndim == 2
             },
-        }
+        } | {column: _plain(metrics[name]) for name, column in of_columns.items() if column in MORE}
         self.table.parent.mkdir(parents=True, exist_ok=True)
         append_row(row, self.table)
-        self.rows.append(row)
         score = "-" if row["score"] is None else f"{row['score']:.3f}"
         logger.info("%s: %s %s, %.1f ms", row["name"], row["metric"], score, row["latency_ms"])
 
@@ -174,7 +198,11 @@ class SubnetSamplingHandler:
         self._restore(engine)
         if self.table is None or rank() != 0:
             return
-        logger.info("\n%s", rows_table(self.rows, value="score", head=str(self._about["metric"])))
+        done = self._done()
+        self.rows = [done[key] | {"name": name} for key, (name, _) in self._chosen.items() if key in done]
+        interval = any(row.get("score_interval") for row in self.rows)
+        table = rows_table(self.rows, value="score", head=str(self._about["metric"]), interval=interval)
+        logger.info("\n%s", table)
         scored = [row for row in self.rows if row["score"] is not None]
         buckets = getattr(self.choice, "buckets", 0) if getattr(self.choice, "per_bucket", 0) else 0
         if 0 < buckets <= len(scored):
@@ -193,27 +221,22 @@ class SubnetSamplingHandler:
     def _restore(self, engine: SupervisedEvaluator) -> None:
         if self._network is not None:
             engine.network, self._network = self._network, None
+            self._waiting.release()
 
     def _canonical(self, config: SubnetConfig) -> SubnetConfig:
         return self.supernet.architecture.canonical(config)
 
-    def _known_rows(self) -> list[dict[str, Any]]:
-        """Rows of these weights; a table of others is moved aside."""
-        if self.table is None:
-            return []
-        rows = read_rows(self.table)
-        others = sorted({row["model"] for row in rows} - {self._model})
+    def _move_others_aside(self) -> None:
+        """Give a table of other weights another name."""
+        others = {row["model"] for row in read_rows(self.table)} - {self._model} if self.table else set()
         if others:
-            aside = _free(self.table.with_name(f"{self.table.stem}_{others[0][:8]}{self.table.suffix}"))
+            aside = _free(self.table.with_name(f"{self.table.stem}_{min(others)[:8]}{self.table.suffix}"))
             self.table.rename(aside)
             logger.info("%s holds rows of other weights and is now %s", self.table, aside.name)
-        return [] if others else rows
 
-    def _rows_elsewhere(self) -> list[dict[str, Any]]:
-        """Rows of these weights in another table."""
-        if self.known is None or self.known == self.table or not self.known.exists():
-            return []
-        return [row for row in read_rows(self.known) if row["model"] == self._model]
+    def _rows_of(self, table: Path | None) -> list[dict[str, Any]]:
+        """Rows of these weights in a table."""
+        return [row for row in read_rows(table) if row["model"] == self._model] if table else []
 
     def _keep_statistics(self, config: SubnetConfig, network: nn.Module) -> None:
         """Share the first rank's statistics, and write them down where they are to be kept."""
@@ -222,9 +245,8 @@ class SubnetSamplingHandler:
             for buffer in plain.buffers():
                 distributed.broadcast(buffer, 0)
         if self.statistics is not None and rank() == 0:
-            known = read_statistics(self.statistics, self._model)
-            known[self._canonical(config)] = {name: buffer.cpu().clone() for name, buffer in plain.named_buffers()}
-            write_statistics(known, self.statistics, self._model)
+            buffers = {name: buffer.cpu().clone() for name, buffer in plain.named_buffers()}
+            write_statistics({self._canonical(config): buffers}, self.statistics, self._model)
 
 
 def _data(engine: SupervisedEvaluator) -> dict[str, Any]:
@@ -242,12 +264,12 @@ def _free(path: Path) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """A metric as JSON: NaN is none."""
+    """A metric as JSON: NaN and what is infinite are none."""
     if isinstance(value, Tensor):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    return float(value) if value is not None and value == value else None
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _per_class(details: Tensor) -> list[float | None]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from filelock import FileLock  # a dependency of torch
 from torch import Tensor
 
 from prox_monai.elastic import Supernet
@@ -32,19 +33,21 @@ def read_statistics(path: str | Path, model: str) -> dict[SubnetConfig, Mapping[
 
 
 def write_statistics(statistics: Statistics, path: str | Path, model: str) -> None:
-    """Write the statistics of subnets; the file appears when it is complete.
+    """Write statistics of subnets beside those of the same weights that are there; no other process' are lost.
 
     Args:
         statistics: buffers by name, by configuration.
-        path: the file; its folder is made.
+        path: the file; its folder is made. It appears, or is replaced, when it is complete.
         model: digest of the weights that they are of.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    subnets = [{"config": config.to_dict(), "buffers": dict(buffers)} for config, buffers in statistics.items()]
-    partial = path.with_name(f"{path.name}.partial")
-    torch.save({"model": model, "subnets": subnets}, partial)
-    partial.replace(path)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        known = read_statistics(path, model) | dict(statistics)
+        subnets = [{"config": config.to_dict(), "buffers": dict(buffers)} for config, buffers in known.items()]
+        partial = path.with_name(f"{path.name}.partial")
+        torch.save({"model": model, "subnets": subnets}, partial)
+        partial.replace(path)
 
 
 def digest(supernet: Supernet) -> str:

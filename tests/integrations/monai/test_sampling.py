@@ -250,6 +250,6 @@ def test_the_log_shows_the_table(plain_family, sweep, table, caplog):
         sweep(plain_family, table=table)
     lines = caplog.text.splitlines()
     head = next(line for line in lines if line.startswith("subnet"))
-    assert head.split()[-1] == "dice"
+    assert head.split()[-4:] == ["dice", "95", "%", "interval"]
     assert sum(line.split()[:1] in (["smallest"], ["d2-w.5-k3-r1"], ["largest"]) for line in lines) == 3
     assert f"written: {table} and {Path(table).with_suffix('.png')}" in caplog.text

@@ -31,7 +31,11 @@ def test_what_is_written_is_read(batch_family, tmp_path):
     assert read.keys() == written.keys()
     for config, buffers in written.items():
         assert all(torch.equal(read[config][name], buffer) for name, buffer in buffers.items())
-    assert [file.name for file in path.parent.iterdir()] == ["statistics.pth"]
+    assert {file.name for file in path.parent.iterdir()} - {".statistics.pth.lock"} == {"statistics.pth"}
+    more = {space.smallest(): written[space.largest()]}
+    write_statistics(more, path, "model")
+    assert read_statistics(path, "model").keys() == written.keys()
+    assert read_statistics(path, "model")[space.smallest()].keys() == more[space.smallest()].keys()
 
 
 def test_statistics_of_other_weights_do_not_count(batch_family, tmp_path):
