@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
+from math import sqrt
 from pathlib import Path
 from statistics import fmean
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from prox_monai.evaluation.multiply_adds import ALIASES
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = "osD^v"
+_LONG = 16  # characters of a name
 _WIDE = 10  # costs that differ by more are shown on a logarithmic axis
 _COSTS = {
     "latency_ms": "latency of one patch, batch 1 (ms)",
@@ -67,12 +70,13 @@ def pareto_picture(
     figure.colorbar(points, label="mean width")
     _draw_buckets(axes, costs, min(buckets, len(rows)))
     _draw_others(axes, others, cost, value)
-    _name_points(axes, [row for row in rows if row["name"] in named], cost, value, fmean((min(costs), max(costs))))
     axes.set(xlabel=_COSTS[cost], ylabel=label, title=title)
     shown = [*costs, *(other[cost] for other in others)]
-    if max(shown) > _WIDE * min(shown):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+    wide = max(shown) > _WIDE * min(shown)
+    if wide:
+        _plain_log_axis(axes)
+    middle = sqrt(min(shown) * max(shown)) if wide else fmean((min(shown), max(shown)))
+    _name_points(axes, [row for row in rows if row["name"] in named], cost, value, middle)
     axes.margins(0.08, 0.16)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
@@ -171,6 +175,15 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def _plain_log_axis(axes: Axes) -> None:
+    """Costs on a logarithmic axis, as numbers without exponents."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+
+
 def _draw_front(axes: Axes, costs: Sequence[float], worth: Sequence[float]) -> None:
     front = pareto_front(costs, worth)
     axes.step(
@@ -232,16 +245,19 @@ def _draw_others(axes: Axes, others: Sequence[Mapping[str, Any]], cost: str, val
 
 
 def _name_points(axes: Axes, rows: Sequence[Mapping[str, Any]], cost: str, value: str, middle: float) -> None:
-    """Point at rows, from the left where they cost more than ``middle``."""
+    """Point at rows, from the left where they cost more than ``middle``; long names stand below, by a letter."""
+    letters = dict(zip((row["name"] for row in rows if len(row["name"]) > _LONG), ascii_uppercase, strict=False))
     for row in rows:
         right = row[cost] > middle
         axes.annotate(
-            f"{row['name']} {row[value]:.3f}",
+            f"{letters.get(row['name'], row['name'])} {row[value]:.3f}",
             (row[cost], row[value]),
             xytext=(-16 if right else 16, 22),
             textcoords="offset points",
             ha="right" if right else "left",
             arrowprops={"arrowstyle": "-", "shrinkB": 4},
             bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": "0.6", "alpha": 0.85},
-            in_layout=False,  # long names would leave no room for the axes
         )
+    if letters:
+        below = "\n".join(f"{letter}: {name}" for name, letter in letters.items())
+        axes.figure.supxlabel(below, fontsize="small", x=0.02, ha="left")

@@ -58,7 +58,7 @@ def test_a_page_holds_everything_itself(tmp_path, picture):
     assert page.texts["p"] == ["some words"]
     assert page.texts["th"] == ["subnet", "Dice"]
     assert page.texts["td"] == ["smallest", "0.8", "largest", "0.9"]
-    assert page.texts["caption"] == ["two subnets"]
+    assert page.texts["figcaption"] == ["two subnets", "a dot"]
     assert page.marked == 1
     assert page.sources == [f"data:image/png;base64,{base64.b64encode(PNG).decode()}"]
     assert [link.removeprefix("#") for link in page.links] == page.ids

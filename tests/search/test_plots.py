@@ -8,6 +8,7 @@ from prox_monai.search.plots import bucket_picture, loss_picture, pareto_picture
 
 pytest.importorskip("matplotlib")
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 
@@ -88,8 +89,13 @@ def test_pareto_picture_points_at_what_is_named(rows, tmp_path, monkeypatch):
     assert named == ["middle 0.830"]
 
 
-def test_long_names_leave_the_axes_their_room(rows, tmp_path):
+def test_long_names_leave_the_axes_their_room(rows, tmp_path, monkeypatch):
     """Else the layout is given up, with a warning, which is an error here."""
+    pointed, below, draw, write = [], [], Axes.annotate, Figure.supxlabel
+    monkeypatch.setattr(Axes, "annotate", lambda axes, t, *a, **k: pointed.append(t) or draw(axes, t, *a, **k))
+    monkeypatch.setattr(Figure, "supxlabel", lambda figure, t, **k: below.append(t) or write(figure, t, **k))
     named = [row | {"name": f"{row['name']}-{'.'.join('12345' * 12)}"} for row in rows if row["dice"] is not None]
     pareto_picture(named, tmp_path / "pareto.png", title="long names", named=[row["name"] for row in named])
     assert imread(tmp_path / "pareto.png").shape[0] > 500
+    assert pointed == [f"{letter} {row['dice']:.3f}" for letter, row in zip("ABC", named, strict=True)]
+    assert below == ["\n".join(f"{letter}: {row['name']}" for letter, row in zip("ABC", named, strict=True))]

@@ -43,7 +43,7 @@ def front_section(model: TrainedModel, path: Path) -> Section:
     lines = [
         (
             subnet["subnet"],
-            *(f"{subnet[name] * _COSTS[name][1]:{_COSTS[name][2]}}" for name in costs),
+            *(_written(name, subnet[name]) for name in costs),
             *(_dice(subnet[half]) for half in ("dice_tuning", "dice_reporting")),
             interval_cell(subnet["dice_reporting_interval"]),
         )
@@ -51,7 +51,9 @@ def front_section(model: TrainedModel, path: Path) -> Section:
     ]
     parts: list[str | Table | Picture] = [_asked(found), Table(head, tuple(lines), caption=_measured(found))]
     if (picture := path.with_name(path.stem.replace("front", Path(PICTURE).stem, 1) + Path(PICTURE).suffix)).is_file():
-        parts.append(Picture(picture, f"The subnets that were scored, on the tuning half, by {found['cost']}."))
+        parts.append(
+            Picture(picture, f"The subnets that were scored, on the tuning half, by {_COSTS[found['cost']][0]}.")
+        )
     return Section("Search", tuple(parts))
 
 
@@ -75,7 +77,7 @@ def exports_section(model: TrainedModel, folders: Sequence[Path]) -> Section:
     for folder, description in described:
         if (theirs := description.source.get("checkpoint", model.digest)) != model.digest:
             raise ValueError(f"{folder} is of another model ({theirs}, not {model.digest}).")
-    head = ("folder", "subnet", "format", "precision", "MB", "latency (ms)", "largest difference", "Dice lost")
+    head = ("folder", "subnet", "format", "MB", "latency (ms)", "difference", "Dice lost")
     return Section(
         "Exports",
         (
@@ -96,8 +98,7 @@ def _export_cells(folder: Path, description: Description) -> tuple[str, ...]:
     return (
         folder.name,
         description.subnet,
-        f"{description.format} ({checks['device']}, {checks['threads']} threads)",
-        description.precision,
+        f"{description.format} {description.precision}, {checks['device']}, threads: {checks['threads']}",
         f"{checks['megabytes']['exported']:.2f} (plain {checks['megabytes']['plain']:.2f})",
         f"{time['exported']:.2f} (plain {time['plain']:.2f})",
         f"{checks['parity']['max_difference']:.2g}",
@@ -109,11 +110,16 @@ def _dice(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def _written(name: str, cost: float) -> str:
+    _, unit, form = _COSTS[name]
+    return f"{cost * unit:{form}}"
+
+
 def _asked(found: Mapping[str, Any]) -> str:
-    limits = [f"{name} at most {limit:g}" for name, limit in found["at_most"].items()]
+    limits = [f"{_COSTS[name][0]} at most {_written(name, limit)}" for name, limit in found["at_most"].items()]
     limits += [f"Dice at least {found['min_dice']:g}"] if found["min_dice"] else []
     return (
-        f"The Pareto set of Dice and {found['cost']} among {found['space_size']:,} subnets"
+        f"The Pareto set of Dice and {_COSTS[found['cost']][0]} among {found['space_size']:,} subnets"
         f"{', ' + ', '.join(limits) if limits else ''}; {found['scored']} were scored."
     )
 

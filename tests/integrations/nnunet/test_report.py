@@ -128,7 +128,7 @@ def test_a_search_and_exports_are_shown(model, table, finished, tmp_path):
     write_report(model, wanted, tmp_path / "report.html", {})
     page = (tmp_path / "report.html").read_text()
     for text in (
-        "macs at most 3e+09; 9 were scored",
+        "GMAC at most 3.00; 9 were scored",
         "<td>2.00</td>",
         "<td>73</td>",
         "<td>0.500</td>",
@@ -136,7 +136,7 @@ def test_a_search_and_exports_are_shown(model, table, finished, tmp_path):
         "<td>exported</td>",
     ):
         assert text in page
-    assert "The subnets that were scored, on the tuning half, by macs." in page
+    assert "The subnets that were scored, on the tuning half, by GMAC." in page
     (tmp_path / "front.json").write_text(json.dumps(front | {"model": "another"}))
     with pytest.raises(ValueError, match="is of another model"):
         write_report(model, wanted, tmp_path / "report.html", {})
