@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from prox_monai.space import PhaseSchedule
 
-Decay = Literal["phase", "constant"]
+Decay = Literal["phase", "training", "constant"]
 DECAYS: tuple[Decay, ...] = get_args(Decay)
 
 WARMUP = 0.1
@@ -18,13 +18,14 @@ def learning_rate(schedule: PhaseSchedule, position: float, peak: float, decay: 
     """Return the learning rate at a position in the training.
 
     ``"phase"`` warms up linearly over the first tenth of every phase and follows a cosine to a tenth of the peak,
-    in the last phase to 0. ``"constant"`` is the peak throughout, the paper's choice.
+    in the last phase to 0. ``"training"`` does so once, over all phases: what opens later learns more slowly, as in
+    once-for-all. ``"constant"`` is the peak throughout, the paper's choice.
 
     Args:
         schedule: the phases.
         position: epochs done, with fractions for the steps of the present one.
         peak: the largest learning rate.
-        decay: which of the two.
+        decay: which of the three.
 
     Raises:
         ValueError: When ``decay`` is unknown.
@@ -33,10 +34,16 @@ def learning_rate(schedule: PhaseSchedule, position: float, peak: float, decay: 
         raise ValueError(f"decay must be one of {DECAYS}, got {decay!r}.")
     if decay == "constant":
         return peak
+    if decay == "training":
+        return peak * _warmed_and_decayed(position / schedule.total_epochs, floor=0.0)
     phase = schedule.phase_at(int(position))
     done = (position - schedule.first_epoch(phase)) / phase.epochs
+    return peak * _warmed_and_decayed(done, floor=0.0 if phase is schedule.phases[-1] else FLOOR)
+
+
+def _warmed_and_decayed(done: float, floor: float) -> float:
+    """The share of the peak, where this share of the way is done."""
     if done < WARMUP:
-        return peak * max(done / WARMUP, FLOOR)
-    floor = 0.0 if phase is schedule.phases[-1] else FLOOR
+        return max(done / WARMUP, FLOOR)
     cosine = (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP))) / 2
-    return peak * (floor + (1 - floor) * cosine)
+    return floor + (1 - floor) * cosine

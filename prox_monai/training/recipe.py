@@ -49,7 +49,7 @@ class Recipe:
             (Fischer et al. 2024).
         optimizer: ``adamw`` or ``adam``.
         learning_rate: its peak.
-        learning_rate_decay: ``phase`` (warmed up and decayed in every phase) or ``constant``.
+        learning_rate_decay: ``phase`` (warmed up and decayed in every phase), ``training`` (once) or ``constant``.
         ring_rate: rings of kernels learn at the ``core_share`` of the taps, or at the ``full`` rate
             (:meth:`Supernet.parameter_groups`).
         weight_decay: of the optimizer.

@@ -27,10 +27,17 @@ def test_warm_up_and_cosine_of_every_phase(position, expected):
     assert learning_rate(SCHEDULE, position, 3.0) == pytest.approx(3 * expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("position", "expected"), [(0, 0.1), (1.5, 0.5), (3, 1), (10, 0.843121), (16.5, 0.5), (30 - 1e-9, 0)]
+)
+def test_one_warm_up_and_cosine_over_all_phases(position, expected):
+    assert learning_rate(SCHEDULE, position, 3.0, "training") == pytest.approx(3 * expected, abs=1e-5)
+
+
 def test_constant():
     assert {learning_rate(SCHEDULE, position, 3.0, "constant") for position in range(30)} == {3.0}
 
 
 def test_an_unknown_decay_is_refused():
-    with pytest.raises(ValueError, match=r"decay must be one of \('phase', 'constant'\), got 'step'"):
+    with pytest.raises(ValueError, match=r"decay must be one of \('phase', 'training', 'constant'\), got 'step'"):
         learning_rate(SCHEDULE, 0, 1.0, "step")

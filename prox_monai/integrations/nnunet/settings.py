@@ -253,7 +253,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "patch": _one_of(*PATCH_RULES),
     "optimizer": _one_of("adamw", "adam"),
     "learning_rate": _POSITIVE,
-    "learning_rate_decay": _one_of("phase", "constant"),
+    "learning_rate_decay": _one_of("phase", "training", "constant"),
     "ring_rate": _one_of("core_share", "full"),
     "weight_decay": _NOT_NEGATIVE,
     "mirror": _FLAG,
