@@ -174,8 +174,10 @@ def paper_pictures() -> list[str]:
         "dice": "Dice of random subnets",
         "latency": "Dice by latency",
         "loss": "Losses and phases",
+        "loss_minutes": "The same over the time",
     }
-    lines = (["", f"![{alt}](benchmarks/results/paper_hippocampus_{name}.png)"] for name, alt in pictures.items())
+    files = {f"paper_hippocampus_{name}.png": alt for name, alt in pictures.items()}
+    lines = (["", f"![{alt}](benchmarks/results/{file})"] for file, alt in files.items() if (RESULTS / file).exists())
     return [line for pair in lines for line in pair]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from comparison.bars import BASELINE, timed_with_baseline
+from comparison.bars import BASELINE, timed_training
 from comparison.summary import BUCKETS, bucket_scores
 from prox_monai.search.plots import bucket_picture, loss_picture
 
@@ -38,9 +38,12 @@ def draw(results: Results, folder: Path, name: str, *, title: str, main: Sequenc
     if scores := bucket_scores(few):
         buckets = min(BUCKETS, len({latency for pairs in scores.values() for latency, _ in pairs}))
         bucket_picture(scores, folder / f"{name}_latency.png", title=title, buckets=buckets)
-    curves = {method: labelled_curve(runs[0]) for method, runs in by_method(few).items()}
+    firsts = {method: runs[0] for method, runs in by_method(few).items()}
+    curves = {method: labelled_curve(run) for method, run in firsts.items()}
     said = "Training loss, first seed; x: loss of the largest just after an expansion ÷ just before"
     loss_picture(curves, folder / f"{name}_loss.png", title=f"{said}\n{title}")
+    if len({run["environment"]["device"] for run in firsts.values()}) == 1:
+        loss_picture(curves, folder / f"{name}_loss_minutes.png", title=f"{said}\n{title}", over="minutes")
 
 
 def labelled_curve(run: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
@@ -66,25 +69,26 @@ def by_method(results: Results) -> dict[str, list[Mapping[str, Any]]]:
 def time_picture(results: Results, path: Path, *, title: str) -> None:
     """Draw the training time of each method, its polishing apart (ProX, figure 3); whiskers span the seeds.
 
-    Units on other devices than the baseline's are left out, see ``timed_with_baseline``.
+    Relative to progressive shrinking of the same seed on the same processor, where it was trained; units without such
+    a twin are left out then.
     """
-    groups = by_method(timed_with_baseline(results))
+    base = {timed_training(run): run["train_seconds"] for run in results if run["method"] == BASELINE}
+    groups = by_method([run for run in results if timed_training(run) in base] if base else results)
+
+    def times(runs: Results, field: str) -> list[float]:
+        return [run[field] / base.get(timed_training(run), 60.0) for run in runs]
+
     figure = Figure(figsize=(9, 1.4 + 0.36 * len(groups)), layout="constrained")
     axes = figure.subplots()
-    minutes = {name: [run["train_seconds"] / 60 for run in runs] for name, runs in groups.items()}
-    medians = {name: statistics.median(values) for name, values in minutes.items()}
-    base = medians.get(BASELINE)
-    for row, (name, runs) in enumerate(groups.items()):
-        expansion = statistics.median(run["train_seconds_without_polish"] / 60 for run in runs)
-        axes.barh(row, expansion, color="C0", label="training" if row == 0 else None)
-        polish = medians[name] - expansion
-        axes.barh(row, polish, left=expansion, color="C1", label="polishing" if row == 0 else None)
-        low, high = min(minutes[name]), max(minutes[name])
-        axes.plot([low, high], [row, row], color="black", marker="|")
-        ratio = f", {medians[name] / base:.2f} of PS" if base and name != BASELINE else ""
+    for row, runs in enumerate(groups.values()):
+        whole, expansion = times(runs, "train_seconds"), times(runs, "train_seconds_without_polish")
+        median, before = statistics.median(whole), statistics.median(expansion)
+        axes.barh(row, before, color="C0", label="training" if row == 0 else None)
+        axes.barh(row, median - before, left=before, color="C1", label="polishing" if row == 0 else None)
+        axes.plot([min(whole), max(whole)], [row, row], color="black", marker="|")
         axes.annotate(
-            f"{medians[name]:.1f}{ratio}",
-            (high, row),
+            f"{median:.2f}",
+            (max(whole), row),
             (6, 0),
             textcoords="offset points",
             va="center",
@@ -92,8 +96,9 @@ def time_picture(results: Results, path: Path, *, title: str) -> None:
         )
     axes.set_yticks(range(len(groups)), list(groups))
     axes.invert_yaxis()
-    right = 1.22 * max(time for values in minutes.values() for time in values)  # room for what is said beside a bar
-    axes.set(xlabel="training time (minutes), median over the seeds", title=title, xlim=(0, right))
+    right = 1.1 * max(time for runs in groups.values() for time in times(runs, "train_seconds"))  # room beside a bar
+    unit = "÷ that of progressive shrinking, same seed and processor" if base else "(minutes)"
+    axes.set(xlabel=f"training time {unit}; median over the seeds", title=title, xlim=(0, right))
     axes.legend(fontsize="small", loc="best")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)

@@ -8,7 +8,7 @@ from math import sqrt
 from pathlib import Path
 from statistics import fmean
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.search.pareto import latency_buckets, pareto_front
@@ -135,13 +135,20 @@ def bucket_picture(
     figure.savefig(path, dpi=150)
 
 
-def loss_picture(curves: Mapping[str, Mapping[str, Sequence[Any]]], path: str | Path, *, title: str) -> None:
-    """Draw the loss of trainings epoch by epoch, with a mark where a phase begins (ProX, figures 5 and 6).
+def loss_picture(
+    curves: Mapping[str, Mapping[str, Sequence[Any]]],
+    path: str | Path,
+    *,
+    title: str,
+    over: Literal["epochs", "minutes"] = "epochs",
+) -> None:
+    """Draw the loss of trainings, with a mark where a phase begins (ProX, figures 5 and 6).
 
     Args:
         curves: for each training one value per epoch of ``loss``, ``seconds``, ``phase`` and ``stage``.
         path: the PNG to write.
         title: what the losses are of.
+        over: what the horizontal axis is, the same for all trainings.
 
     Raises:
         ImportError: When matplotlib is not installed.
@@ -149,15 +156,19 @@ def loss_picture(curves: Mapping[str, Mapping[str, Sequence[Any]]], path: str | 
     figure = new_figure(9, 0.8 + 2.0 * len(curves))
     rows = figure.subplots(len(curves), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for number, (axes, (name, curve)) in enumerate(zip(rows, curves.items(), strict=True)):
-        axes.plot(range(1, len(curve["loss"]) + 1), curve["loss"], color=f"C{number % 10}", marker=".", markersize=4)
-        axes.set_title(f"{name}, {sum(curve['seconds']) / 60:.1f} minutes", loc="left", fontsize="medium", pad=14)
+        ends = [sum(curve["seconds"][: epoch + 1]) / 60 for epoch in range(len(curve["loss"]))]
+        starts, x = [0.0, *ends[:-1]], ends
+        if over == "epochs":
+            starts, x = [epoch + 0.5 for epoch in range(len(ends))], list(range(1, len(ends) + 1))
+        axes.plot(x, curve["loss"], color=f"C{number % 10}", marker=".", markersize=4)
+        axes.set_title(f"{name}, {ends[-1]:.1f} minutes", loc="left", fontsize="medium", pad=14)
         axes.set_ylabel("loss")
         axes.grid(alpha=0.3)
-        for epoch, stage in enumerate(curve["stage"]):
+        for epoch, (start, stage) in enumerate(zip(starts, curve["stage"], strict=True)):
             if epoch == 0 or curve["phase"][epoch] != curve["phase"][epoch - 1]:
-                axes.axvline(epoch + 0.5, color="grey", linestyle=":", linewidth=1)
-                axes.text(epoch + 0.5, 1.02, stage, transform=axes.get_xaxis_transform(), fontsize="x-small")
-    rows[-1].set_xlabel("epoch")
+                axes.axvline(start, color="grey", linestyle=":", linewidth=1)
+                axes.text(start, 1.02, stage, transform=axes.get_xaxis_transform(), fontsize="x-small")
+    rows[-1].set_xlabel("epoch" if over == "epochs" else "minutes of training")
     figure.suptitle(title)
     figure.savefig(path, dpi=130)
 

@@ -116,14 +116,29 @@ def test_pictures(results, tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(pictures, "bucket_picture", lambda scores, path, **options: drawn.update(scores))
     draw(results, tmp_path, "made", title="made up", main=["plus", "paper"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["made_dice.png", "made_loss.png", "made_time.png"]
+    names = [f"made_{name}.png" for name in ("dice", "loss", "loss_minutes", "time")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert all(path.stat().st_size > 5000 for path in tmp_path.iterdir())
     assert list(drawn) == ["plus"], "those of the main comparison that are done"
 
 
 def test_pictures_of_all_methods_if_none_is_of_the_main_comparison(results, tmp_path):
     draw(results[2:], tmp_path, "made", title="made up", main=["plus"])
-    assert len(list(tmp_path.glob("made_*.png"))) == 4
+    assert len(list(tmp_path.glob("made_*.png"))) == 5
+
+
+def test_minutes_of_two_processors_share_no_axis(results, result, tmp_path):
+    draw([results[0], result("paper", environment={"device": "another"})], tmp_path, "made", title="made up")
+    assert not (tmp_path / "made_loss_minutes.png").exists()
+    assert (tmp_path / "made_loss.png").exists()
+
+
+def test_times_are_divided_by_those_of_a_twin(result, tmp_path, monkeypatch):
+    bars = []
+    monkeypatch.setattr(pictures.Figure, "savefig", lambda figure, path, **options: bars.extend(figure.axes[0].patches))
+    runs = [result("progressive_shrinking", 0.7, 100.0), result("plus", 0.8, 30.0), result("plus", 0.8, 1.0, seed=7)]
+    pictures.time_picture(runs, tmp_path / "time.png", title="")
+    assert [bar.get_width() + bar.get_x() for bar in bars[1::2]] == pytest.approx([1, 0.3])
 
 
 def test_expansions_are_labelled(result):

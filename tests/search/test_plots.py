@@ -63,6 +63,9 @@ def test_loss_picture_marks_the_phases(tmp_path, monkeypatch):
     }
     loss_picture({"ours": curve, "theirs": curve}, tmp_path / "loss.png", title="made up")
     assert marks == [(0.5, "depth"), (2.5, "depth"), (3.5, "width")] * 2
+    marks.clear()
+    loss_picture({"ours": curve}, tmp_path / "minutes.png", title="made up", over="minutes")
+    assert marks == [(0.0, "depth"), (1.0, "depth"), (1.5, "width")]
     assert min(imread(tmp_path / "loss.png").shape[:2]) > 500
 
 
