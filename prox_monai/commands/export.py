@@ -109,6 +109,11 @@ def _summary(subnet: str, checks: dict, folder: Path) -> str:
                 f"  mean Dice  {dice['exported']:.4f} instead of {dice['plain']:.4f} on {dice['cases']} cases of the "
                 f"{dice['half']} half{', where the limit holds' if dice['half'] == 'tuning' else ''}"
             )
+    if dice := checks.get("label_maps"):
+        lines.append(
+            f"  label maps mean Dice {dice['exported']:.4f}, by nnU-Net's own preprocessing {dice['plain']:.4f}, of "
+            f"{dice['cases']} images of the {dice['half']} half, where the limit holds"
+        )
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from prox_monai.commands.arguments import MODEL_EXAMPLE, fold, positive
 from prox_monai.commands.command import SUBNET, Command, extra
 from prox_monai.commands.export import export_arguments, export_model
+from prox_monai.export.description import FILE as DESCRIPTION
 
 _RUN = "python -m monai.bundle run --config_file configs/inference.json"
 _OF_BUNDLE = ("ckpt_dir", "config", "dataset_dir")
@@ -16,6 +17,8 @@ _OF_MODEL = ("fold", "table", "overwrite", "max_dice_drop", "finetune", "threads
 
 
 def _export_bundle(arguments: argparse.Namespace) -> int:
+    if Path(arguments.folder, DESCRIPTION).is_file():
+        raise ValueError(f"{arguments.folder} holds one subnet, exported already; give what was trained.")
     is_bundle = Path(arguments.folder, "configs").is_dir()
     is_of = "a model folder of ProXTrainer" if is_bundle else "a trained bundle, which has a folder configs"
     for name in _OF_MODEL if is_bundle else _OF_BUNDLE:

@@ -63,20 +63,25 @@ def _predict_by_bundle(arguments: argparse.Namespace) -> int:
 
         from prox_monai.integrations.monai.inference import predict_bundle
 
-    for name in ("budget_s", "table", "runtime"):
-        if getattr(arguments, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} has no say in a bundle's own inference.")
+    without_say = {"budget_s": None, "table": None, "runtime": None, "fold": 0, "mirroring": True}
+    if given := [name for name, default in without_say.items() if getattr(arguments, name) != default]:
+        option = "--no-mirroring" if given[0] == "mirroring" else f"--{given[0].replace('_', '-')}"
+        raise ValueError(f"{option} has no say in a bundle's own inference.")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     choice = {name: value for name in ("subnet", "max_latency_ms") if (value := getattr(arguments, name)) is not None}
-    written = predict_bundle(
-        arguments.model,
-        arguments.input,
-        arguments.output,
-        choice=choice,
-        configs=arguments.config,
-        overwrite=arguments.overwrite,
-    )
+    try:
+        written = predict_bundle(
+            arguments.model,
+            arguments.input,
+            arguments.output,
+            choice=choice,
+            configs=arguments.config,
+            overwrite=arguments.overwrite,
+        )
+    except KeyboardInterrupt:
+        print("\nstopped; nothing was written", file=sys.stderr)
+        return 130
     print(f"Files in {arguments.output}: {len(written)}, the first is {written[0].name}.")
     return 0
 
@@ -100,11 +105,15 @@ def _table(rows: Sequence[Predicted]) -> str:
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
-    help = "of prox-monai export, of nnU-Net (one of ProXTrainer holds all subnets), or a trained MONAI bundle"
+    help = (
+        "of prox-monai export, of nnU-Net (one of ProXTrainer holds all subnets), or a trained bundle of this package"
+    )
+    help += ", whose configuration is a program: run only those whose makers you trust"
     parser.add_argument("model", metavar="FOLDER", help=help)
     help = "image, or folder of images, named as nnU-Net wants it (CASE_0000.nii.gz); one channel: as you like"
     parser.add_argument("-i", "--input", required=True, metavar="IMAGES", help=help)
-    help = "folder for the label maps; of one image also a file. Cases that this model finished are not redone"
+    help = "folder for the label maps; of one image also a file. Cases that this model finished are not redone (by a "
+    help += "bundle: all appear at once, in a folder)"
     parser.add_argument("-o", "--output", required=True, metavar="OUTPUT", help=help)
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--subnet", metavar="NAME", help=f"{SUBNET}; default: largest")

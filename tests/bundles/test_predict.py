@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from monai.bundle import run
 
 from prox_monai.cli import main
 from prox_monai.commands import predict
+from prox_monai.integrations.monai import inference
 from prox_monai.integrations.monai.export import export_bundle
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")
@@ -93,6 +95,8 @@ def test_nothing_is_overwritten_unless_asked(bundle, images, tmp_path, capsys):
     [
         (["--budget-s", "1"], "--budget-s has no say in a bundle's own inference"),
         (["--runtime", "torch"], "--runtime has no say in a bundle's own inference"),
+        (["--no-mirroring"], "--no-mirroring has no say in a bundle's own inference"),
+        (["--fold", "3"], "--fold has no say in a bundle's own inference"),
         (["--subnet", "d9-w1-k3-r1"], "d9-w1-k3-r1"),
         (["--max-latency-ms", "1e-9"], "no known subnet has a latency <= 1e-09 ms"),
         (["--config", "nowhere.json"], "nowhere.json"),
@@ -106,12 +110,66 @@ def test_wrong_options(bundle, images, tmp_path, capsys, options, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_wrong_images(bundle, tmp_path, capsys):
+def test_wrong_images(bundle, images, tmp_path, capsys):
+    assert command(bundle, min(images.iterdir()), tmp_path / "one.nii.gz") == 2
+    assert "one.nii.gz looks like a file, but a bundle names its files itself; give a folder" in capsys.readouterr().err
     assert command(bundle, tmp_path / "nowhere", tmp_path / "out") == 2
     assert "nowhere does not exist; give an image, or a folder of images" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert command(bundle, tmp_path / "empty", tmp_path / "out") == 2
     assert "holds no NIfTI file" in capsys.readouterr().err
+
+
+def spoilt(image: nib.Nifti1Image, kind: str) -> nib.Nifti1Image:
+    array = np.asarray(image.dataobj, dtype=np.float32).copy()
+    if kind == "nan":
+        array[3, 4, 5] = np.nan
+    if kind == "constant":
+        array[:] = 7
+    if kind == "4d":
+        array = np.stack([array] * 5, axis=-1)
+    return nib.Nifti1Image(array, image.affine)
+
+
+def test_images_that_cannot_be_predicted_are_all_named_at_once(bundle, images, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name in ("nan", "constant", "4d"):
+        nib.save(spoilt(nib.load(min(images.iterdir())), name), tmp_path / "in" / f"{name}.nii.gz")
+    (tmp_path / "in" / "text.nii.gz").write_text("no image")
+    shutil.copy(min(images.iterdir()), tmp_path / "in" / "good.nii.gz")
+    export_bundle(bundle, tmp_path / "plain", subnet="smallest")
+    for model in (bundle, tmp_path / "plain"):
+        assert command(model, tmp_path / "in", tmp_path / "out") == 2
+        error = capsys.readouterr().err
+        assert "in cannot be used, problems: 4" in error
+        for line in (
+            "4d.nii.gz: has 5 channels, the model takes 1",
+            "constant.nii.gz: channel 0 is constant",
+            "nan.nii.gz: holds 1 values that are not finite",
+            "text.nii.gz: cannot be read as an image",
+        ):
+            assert line in error
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "plain"]
+
+
+def test_nothing_is_left_of_what_was_broken_off(bundle, images, tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "_moved", interrupted)
+    assert command(bundle, images, tmp_path / "out") == 130
+    assert "stopped; nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_of_others(bundle, images, tmp_path, capsys):
+    shutil.copytree(bundle, tmp_path / "theirs", symlinks=True)
+    path = tmp_path / "theirs" / "configs" / "inference.json"
+    content = json.loads(path.read_text())
+    content.pop("initialize")
+    path.write_text(json.dumps(content))
+    assert command(tmp_path / "theirs", images, tmp_path / "out") == 2
+    assert "inference.json has no initialize; run it by python -m monai.bundle" in capsys.readouterr().err
 
 
 def test_a_bundle_that_is_not_trained(trained_hippocampus, images, tmp_path, capsys):

@@ -99,7 +99,7 @@ def export_bundle(
     with complete_folder(destination) as partial:
         (partial / "configs").mkdir(parents=True)
         (partial / "models").mkdir()
-        _write_plain(_ofinference_file(parser.config, bundle), metadata, supernet, network, partial)
+        _write_plain(_of_inference(parser.config, bundle), metadata, supernet, network, partial)
         (partial / "docs").mkdir()
         for name in ("LICENSE", "docs/data_license.txt"):
             shutil.copy(Path(bundle, name), partial / name)
@@ -141,7 +141,7 @@ def _write_plain(
         _torchscript(network, supernet.architecture, metadata, folder)
 
 
-def _ofinference_file(config: Mapping[str, Any], bundle: str | Path) -> dict[str, Any]:
+def _of_inference(config: Mapping[str, Any], bundle: str | Path) -> dict[str, Any]:
     """What of a configuration the bundle's own inference has; files of the training have more."""
     own = json.loads(inference_file(bundle).read_text(encoding="utf-8"))
     return {key: value for key, value in config.items() if key in own}

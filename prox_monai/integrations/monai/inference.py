@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from monai.bundle import ConfigParser
 
 from prox_monai.export.torchscript import torchscript_allowed
 from prox_monai.integrations.monai.bundle import check_bundle_root
+from prox_monai.integrations.monai.images import check_images
 
 
 def inference_file(bundle: str | Path) -> Path:
@@ -42,12 +44,16 @@ def inference_parser(bundle: str | Path, configs: Sequence[str | Path], given: M
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Raise what is behind an error of MONAI's parser, which only says which entry it was."""
+    """Raise what is behind an error of MONAI's, which only says which entry or transform it was."""
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error.__cause__, ValueError):
-            raise error.__cause__ from None
+        causes, cause = [], error.__cause__
+        while cause is not None:
+            causes.append(cause)
+            cause = cause.__cause__
+        if ours := [cause for cause in causes if isinstance(cause, ValueError)]:
+            raise ours[0] from None
         raise
 
 
@@ -62,7 +68,8 @@ def predict_bundle(
 ) -> list[Path]:
     """Run a bundle's own inference, as ``python -m monai.bundle run`` does: label maps, or a table of classes.
 
-    A bundle's configuration is a program; run those only whose makers you trust.
+    A bundle's configuration is a program; run those only whose makers you trust. Images are checked first. What is
+    written appears when all of it is complete.
 
     Args:
         bundle: folder of a trained bundle, or of one of its subnets.
@@ -78,27 +85,47 @@ def predict_bundle(
     Raises:
         FileExistsError: When the target holds anything, and ``overwrite`` is not set.
         FileNotFoundError: When there are no images.
-        ValueError: When the bundle is not trained, or leaves no such choice.
+        ValueError: When the bundle is not one of ours, not trained, or leaves no such choice, or an image cannot be
+            predicted.
     """
     source, target = Path(source), Path(target)
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; give an image, or a folder of images.")
+    if target.suffix and not target.is_dir():
+        raise ValueError(f"{target} looks like a file, but a bundle names its files itself; give a folder.")
     if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists and is not empty; give another folder, or --overwrite.")
     images = {"dataset_dir": str(source)} if source.is_dir() else {"images": [str(source)]}
-    parser = inference_parser(bundle, configs, {**images, "output_dir": str(target), **(choice or {})})
-    if choice and "space" not in parser.config:
-        raise ValueError(f"{bundle} holds one subnet, {', '.join(choice)} has no say; give a trained bundle.")
-    before = _times(target)
-    with own_errors(), torchscript_allowed():
-        parser.get_parsed_content("initialize")
-        if not parser.get_parsed_content("images"):
-            raise FileNotFoundError(f"{source} holds no image that the bundle takes.")
-        ProgressBar(desc="images", persist=False, disable=None).attach(parser.get_parsed_content("evaluator"))
-        parser.get_parsed_content("run")
-    return sorted(path for path, time in _times(target).items() if before.get(path) != time)
+    with tempfile.TemporaryDirectory(dir=_made(target.parent), prefix=f".{target.name}.") as partial:
+        parser = inference_parser(bundle, configs, {**images, "output_dir": partial, **(choice or {})})
+        if missing := [name for name in ("images", "initialize", "evaluator", "run") if name not in parser.config]:
+            raise ValueError(f"{inference_file(bundle)} has no {', '.join(missing)}; run it by python -m monai.bundle.")
+        if choice and "space" not in parser.config:
+            raise ValueError(f"{bundle} holds one subnet, {', '.join(choice)} has no say; give a trained bundle.")
+        with own_errors(), torchscript_allowed():
+            parser.get_parsed_content("initialize")
+            _check(parser, source)
+            ProgressBar(desc="images", persist=False, disable=None).attach(parser.get_parsed_content("evaluator"))
+            parser.get_parsed_content("run")
+        return _moved(Path(partial), target)
 
 
-def _times(folder: Path) -> dict[Path, int]:
-    """When each file of a folder was written."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+def _check(parser: ConfigParser, source: Path) -> None:
+    images, expected = parser.get_parsed_content("images"), parser["_meta_::network_data_format::inputs::image"]
+    if not images:
+        raise FileNotFoundError(f"{source} holds no image that the bundle takes.")
+    check_images(images, expected["num_channels"], len(expected["spatial_shape"]))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _moved(partial: Path, target: Path) -> list[Path]:
+    """Move what was written to where it belongs."""
+    files = sorted(path for path in partial.rglob("*") if path.is_file())
+    placed = [target / path.relative_to(partial) for path in files]
+    for path, place in zip(files, placed, strict=True):
+        path.replace(_made(place.parent) / place.name)
+    return placed

@@ -80,10 +80,12 @@ class PatientIntervals:
             self._seen.append((int(predicted["label"]), probabilities, str(item[self.patient])))
 
     def estimate(self, engine: Engine) -> None:
-        """Write the intervals into the engine's state."""
+        """Write the intervals into the engine's state; of fewer than two patients there are none."""
         labels, probabilities, patients = zip(*from_all_ranks(self._seen), strict=True)
         predictions, truth = torch.stack(probabilities), torch.tensor(labels)
-        engine.state.intervals = {
-            name: list(bootstrap_over_patients(truth, predictions, patients, metric, resamples=self.resamples)[1:])
-            for name, metric in self.metrics.items()
-        }
+        engine.state.intervals = dict[str, list[float] | None].fromkeys(self.metrics)
+        if len(set(patients)) > 1:
+            engine.state.intervals = {
+                name: list(bootstrap_over_patients(truth, predictions, patients, metric, resamples=self.resamples)[1:])
+                for name, metric in self.metrics.items()
+            }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock  # a dependency of torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from torch import Tensor, distributed, nn
@@ -227,12 +228,14 @@ class SubnetSamplingHandler:
         return self.supernet.architecture.canonical(config)
 
     def _move_others_aside(self) -> None:
-        """Give a table of other weights another name."""
-        others = {row["model"] for row in read_rows(self.table)} - {self._model} if self.table else set()
-        if others:
-            aside = _free(self.table.with_name(f"{self.table.stem}_{min(others)[:8]}{self.table.suffix}"))
-            self.table.rename(aside)
-            logger.info("%s holds rows of other weights and is now %s", self.table, aside.name)
+        """Give a table of other weights another name, in one process only."""
+        if self.table is None or not self.table.exists():
+            return
+        with FileLock(self.table.with_name(f".{self.table.name}.lock")):
+            if others := {row["model"] for row in read_rows(self.table)} - {self._model}:
+                aside = _free(self.table.with_name(f"{self.table.stem}_{min(others)[:8]}{self.table.suffix}"))
+                self.table.rename(aside)
+                logger.info("%s holds rows of other weights and is now %s", self.table, aside.name)
 
     def _rows_of(self, table: Path | None) -> list[dict[str, Any]]:
         """Rows of these weights in a table."""

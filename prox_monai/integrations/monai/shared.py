@@ -38,18 +38,23 @@ class SharedSubnets:
 
     def take(self) -> Named | None:
         """Claim the next subnet, if need be when another process has died; None when all have rows."""
-        while self._waiting:
+        while self._drop_done():
             for key in list(self._waiting):
-                ours = self._claims.enter_context(self._claim(key))
-                done = key in self._done()  # the row may have come just before the claim
-                if done or ours:
-                    named = self._waiting.pop(key)
-                if ours and not done:
-                    return named
-                self.release()
+                if not self._claims.enter_context(self._claim(key)):
+                    self.release()
+                elif key in self._drop_done():  # the row may have come just before the claim
+                    return self._waiting.pop(key)
+                else:
+                    self.release()
             if self._waiting:
                 time.sleep(_POLL_SECONDS)
         return None
+
+    def _drop_done(self) -> Mapping[str, Named]:
+        """Forget what has a row by now; returns the rest."""
+        done = self._done()
+        self._waiting = {key: named for key, named in self._waiting.items() if key not in done}
+        return self._waiting
 
     def release(self) -> None:
         """Give up the claim of the subnet that was taken."""

@@ -19,7 +19,7 @@ from prox_monai import __version__
 from prox_monai.export.absent import named_extra
 from prox_monai.export.torchscript import FILE as TORCHSCRIPT
 from prox_monai.export.torchscript import torchscript_allowed, write_torchscript
-from prox_monai.integrations.nnunet.bundle_config import POSTFIX, check_bundled, inference_config, window_order
+from prox_monai.integrations.nnunet.bundle_config import POSTFIX, inference_config, window_order
 from prox_monai.integrations.nnunet.case_predictor import CasePredictor
 from prox_monai.integrations.nnunet.deployed import from_trained
 from prox_monai.integrations.nnunet.images import Case
@@ -32,7 +32,7 @@ _NETWORK = f"models/{TORCHSCRIPT}"
 BUNDLE_FILES = (_NETWORK, _INFERENCE, _METADATA, _README)
 """What a bundle of a subnet holds, the network first."""
 
-_PACKAGES = ("pytorch-ignite", "fire", "scipy")
+_PACKAGES = ("pytorch-ignite", "fire", "nibabel", "scipy")
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 _TEXT = """# {subnet}
 
@@ -41,7 +41,10 @@ A subnet of a family of networks that was trained on {dataset} with nnU-Net and 
     python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir PREDICTIONS
 
 Images are named as nnU-Net wants it, `CASE_0000{ending}` for the first channel; those of the only channel as you like.
-Preprocessing is nnU-Net's in MONAI's transforms, without mirroring; MONAI resamples a little differently.
+Preprocessing is nnU-Net's in MONAI's transforms, without mirroring. Where voxels have another size than in training,
+label maps differ a little from nnU-Net's: MONAI's voxels have the planned size exactly, nnU-Net's fill the image. They
+differ more where an image's voxels are over three times as long as wide, but the planned ones are not: there nnU-Net
+lays splines in the plane only, MONAI along all axes.
 """
 
 
@@ -49,7 +52,7 @@ def write_bundle(model: TrainedModel, config: SubnetConfig, network: nn.Module, 
     """Write a network as a bundle which needs neither this package nor nnU-Net.
 
     Args:
-        model: the trained model, whose images and labels the bundle has.
+        model: the trained model, whose images and labels the bundle has, see ``check_bundled``.
         config: the subnet.
         network: its plain network.
         folder: where to write.
@@ -59,9 +62,7 @@ def write_bundle(model: TrainedModel, config: SubnetConfig, network: nn.Module, 
 
     Raises:
         ImportError: When MONAI is not installed.
-        ValueError: When MONAI's transforms cannot do what nnU-Net does with these images.
     """
-    check_bundled(model)
     folder = Path(folder)
     text = _TEXT.format(
         subnet=config,
@@ -108,7 +109,7 @@ def _metadata(model: TrainedModel, config: SubnetConfig) -> dict[str, Any]:
         }
 
     names = [channels[str(number)] for number in range(count)]
-    modality = {"modality": "CT" if computed else "MR"}
+    modality = {"modality": ", ".join(names)}
     return {
         "schema": _SCHEMA,
         "version": "0.1.0",
@@ -116,7 +117,7 @@ def _metadata(model: TrainedModel, config: SubnetConfig) -> dict[str, Any]:
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.partition("+")[0],
         "numpy_version": np.__version__,
-        "required_packages_version": {name: version(name) for name in _required(model)},
+        "required_packages_version": {name: version(name) for name in _PACKAGES},
         "supported_apps": {},
         "name": f"{model.plans['dataset_name']}, subnet {config}",
         "task": f"Segmentation of {', '.join(name for name in heads if name != 'background')}",
@@ -131,11 +132,6 @@ def _metadata(model: TrainedModel, config: SubnetConfig) -> dict[str, Any]:
         },
         "subnet": config.to_dict(),
     }
-
-
-def _required(model: TrainedModel) -> tuple[str, ...]:
-    nifti = model.dataset_json["file_ending"].startswith(".nii")
-    return (*_PACKAGES, "nibabel" if nifti else "itk")
 
 
 def bundled_dice(

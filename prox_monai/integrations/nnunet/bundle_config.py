@@ -40,6 +40,8 @@ def check_bundled(model: TrainedModel) -> None:
     reader, schemes = model.plans["image_reader_writer"], model.configuration.normalization_schemes
     if reader not in _READERS or len(model.plans["transpose_forward"]) != 3:
         raise ValueError(f"a bundle reads volumes as {', '.join(_READERS)} do, not as {reader}; choose another format.")
+    if not (ending := model.dataset_json["file_ending"]).startswith(".nii"):
+        raise ValueError(f"a bundle reads NIfTI files, not {ending}; choose another format.")
     if unknown := set(schemes) - set(_NORMALIZED):
         known = ", ".join(_NORMALIZED)
         raise ValueError(f"normalization of a bundle must be among {known}, got {', '.join(unknown)}.")

@@ -23,6 +23,7 @@ from prox_monai.export.runtime import RuntimeNetwork
 from prox_monai.export.runtimes import PlainRuntime
 from prox_monai.export.timing import side_by_side
 from prox_monai.integrations.nnunet.bundle import BUNDLE_FILES, bundled_dice, write_bundle
+from prox_monai.integrations.nnunet.bundle_config import check_bundled
 from prox_monai.integrations.nnunet.calibration import PARITY_PATCHES, Cases, patches_to_compare
 from prox_monai.integrations.nnunet.compression import DISTILLATION, Compression, write_int8
 from prox_monai.integrations.nnunet.describing import describe_export
@@ -50,7 +51,8 @@ def deploy(
 
     The logits of ``fp32`` equal the plain network's within 1e-4 of the largest, on patches of unseen cases (without
     cases: of random numbers). Of ``fp16``, ``int8`` and whatever is fine-tuned, the mean Dice on the tuning half of the
-    unseen cases is compared, and that on the reporting half, which has no say in what is written, is told.
+    unseen cases is compared, and that on the reporting half, which has no say in what is written, is told. Of a bundle
+    the label maps of raw images are compared by Dice, too, where they are there.
 
     Args:
         model: the trained model.
@@ -74,6 +76,8 @@ def deploy(
         wrong = "holds something else than an export" if overwrite else "exists and is not empty"
         raise FileExistsError(f"{destination} {wrong}; choose another folder or remove it.")
     check_precision(format, compression.precision)
+    if format == "bundle":
+        check_bundled(model)
     model.supernet.space.check(config)
     if cases is None and compression.needs_cases:
         raise ValueError("fp16, int8 and fine-tuning are compared by Dice, which needs preprocessed cases.")
@@ -187,7 +191,7 @@ def _label_maps(
     logger.info("comparing label maps of %d cases, from image to image", len(compared))
     dice = bundled_dice(model, config, folder, cases.raw, compared)
     compression.check(dice["plain"] - dice["exported"], "the bundle", len(compared))
-    return {"dice": {"half": "tuning", "cases": len(compared), **dice}}
+    return {"label_maps": {"half": "tuning", "cases": len(compared), **dice}}
 
 
 def _dice(

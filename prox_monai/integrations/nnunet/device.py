@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from prox_monai.evaluation.cost import device_name
 from prox_monai.export.description import Description, read_description
 from prox_monai.export.exported import load_exported
 from prox_monai.export.formats import form_of
@@ -19,6 +20,7 @@ from prox_monai.export.timing import side_by_side
 from prox_monai.integrations.nnunet.calibration import cases_of
 from prox_monai.integrations.nnunet.compression import Compression
 from prox_monai.integrations.nnunet.deploy import deploy
+from prox_monai.integrations.nnunet.device_report import Compared
 from prox_monai.integrations.nnunet.found import draw_found
 from prox_monai.integrations.nnunet.latency import measured_latency
 from prox_monai.integrations.nnunet.planned import planned_costs, planned_module
@@ -97,23 +99,24 @@ def subnet_for_device(
         latency = measured_latency(model, runtime, threads, output / LATENCIES)
     with tqdm(desc="subnets scored", unit="", disable=None, leave=False) as bar:
         found = search_trained(model, wanted, preprocessed, output / SEARCH, latency=latency, scored=bar.update)
-    draw_found(found, model, latency, output / SEARCH / PICTURE)
     front = list(zip(found.front, found.reporting, strict=True))  # by increasing cost
     chosen, row = max(front, key=lambda pair: pair[0].dice) if wanted.at_most else front[0]
+    draw_found(found, model, latency, output / SEARCH / PICTURE, row["key"])
     format, precision = form_of(runtime)
     folder = output / f"{chosen.config.name}_{runtime}"
     if not folder.exists():
         compression = Compression(precision=precision, max_dice_drop=max_dice_drop)
         deploy(model, chosen.config, format, folder, cases=cases, compression=compression)
     description = read_description(folder)
-    _report(model, output, folder, environment)
     config = model.space.largest()
     (largest,) = evaluate_trained(model, [("largest", config)], preprocessed, output / _LARGEST, repeats=0)
     rows = _as_exported(row, description, runtime), largest, planned_costs(model)
     times = _side_by_side(model, folder, runtime, threads)
     _warn_of_latency(times[0], wanted.at_most.get("latency_ms"))
-    timed = (row | {"latency_ms": time} for row, time in zip(rows, times, strict=True))
-    return ForDevice(found, folder, description, tuple(timed))
+    timed = tuple(row | {"latency_ms": time} for row, time in zip(rows, times, strict=True))
+    compared = Compared(timed, f"{runtime} on {device_name('cpu')}, threads: {threads}")
+    _report(model, output, folder, compared, environment)
+    return ForDevice(found, folder, description, timed)
 
 
 def _side_by_side(model: TrainedModel, folder: Path, runtime: str, threads: int) -> list[float]:
@@ -144,8 +147,11 @@ def _warn_of_latency(time: float, limit_ms: float | None) -> None:
         logger.warning("latency is %.2f ms here, above the limit of %g ms; does something else run?", time, limit_ms)
 
 
-def _report(model: TrainedModel, output: Path, folder: Path, environment: Mapping[str, str]) -> None:
-    shown = Shown((output / SEARCH / "reporting.jsonl",), front=output / SEARCH / "front.json", exported=(folder,))
+def _report(
+    model: TrainedModel, output: Path, folder: Path, compared: Compared, environment: Mapping[str, str]
+) -> None:
+    tables, front = (output / SEARCH / "reporting.jsonl",), output / SEARCH / "front.json"
+    shown = Shown(tables, front=front, exported=(folder,), compared=compared)
     try:
         write_report(model, shown, output / REPORT, environment)
     except ValueError as error:  # of rows that were timed on several machines, for example

@@ -99,7 +99,7 @@ def export_stock(
         RuntimeError: When the logits of what was written differ by more.
     """
     destination, first = Path(destination), models[0]
-    if destination.exists() and any(destination.iterdir()):
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise FileExistsError(f"{destination} exists and is not empty; choose another folder or remove it.")
     for model in models[1:]:
         for field in ("plans", "configuration_name", "space"):

@@ -13,11 +13,14 @@ from prox_monai.search.latency import Conditions, MakeRuntime
 from prox_monai.search.plots import pareto_picture
 from prox_monai.search.predictor import SubnetLatency
 
+_NAMED = 5  # subnets at most
 _BUCKETS = 5  # as figure 4 of the paper
 _TITLE = 70  # characters in a line
 
 
-def draw_found(found: Found, model: TrainedModel, latency: SubnetLatency | None, path: Path) -> None:
+def draw_found(
+    found: Found, model: TrainedModel, latency: SubnetLatency | None, path: Path, chosen: str | None = None
+) -> None:
     """Draw Dice against the cost that was weighed, in buckets, with the network that nnU-Net plans where it is known.
 
     Args:
@@ -25,19 +28,20 @@ def draw_found(found: Found, model: TrainedModel, latency: SubnetLatency | None,
         model: the trained model.
         latency: of subnets, if it was known; the planned network is timed where it is of this device.
         path: the PNG to write.
+        chosen: canonical name of a subnet that is pointed at; if not given, the front is, where it is short.
     """
     cost = "memory_bytes" if found.cost == "memory_mb" else found.cost
     conditions = latency and latency.predictor.conditions
     planned = planned_costs(model, conditions and _maker_here(conditions))
-    keys = {row["key"] for row in found.reporting}
-    front = {row["name"] for row in found.tuning if row["key"] in keys}
+    keys = {row["key"] for row in found.reporting} if chosen is None else {chosen}
+    named = {row["name"] for row in found.tuning if row["key"] in keys}
     about = f"{len(found.tuning)} subnets on the tuning half of fold {model.fold}"
     pareto_picture(
         found.tuning,
         path,
         title=f"{about}\n{textwrap.fill(str(conditions), _TITLE)}" if conditions else about,
         cost=cost,
-        named=front if len(front) <= 5 else (),
+        named=named if len(named) <= _NAMED else (),
         buckets=_BUCKETS,
         others=[planned] if planned[cost] is not None else [],
     )

@@ -12,7 +12,13 @@ from typing import Any
 
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.evaluation.subnets import read_rows
-from prox_monai.integrations.nnunet.device_report import exported_subnets, exports_section, front_section
+from prox_monai.integrations.nnunet.device_report import (
+    Compared,
+    compared_section,
+    exported_subnets,
+    exports_section,
+    front_section,
+)
 from prox_monai.integrations.nnunet.planned import planned_network
 from prox_monai.integrations.nnunet.scoring import CaseScorer
 from prox_monai.integrations.nnunet.shown import RawCases, draw_prediction
@@ -40,6 +46,7 @@ class Wanted:
         exported: folders of exported subnets.
         stock: folder of a fold that nnU-Net's own trainer trained on the same data, to compare with.
         buckets: number of latency buckets.
+        compared: what a device gets, beside what it could have had.
     """
 
     rows: tuple[Path, ...]
@@ -48,6 +55,7 @@ class Wanted:
     exported: tuple[Path, ...] = ()
     stock: Path | None = None
     buckets: int = 5
+    compared: Compared | None = None
 
 
 def write_report(model: TrainedModel, wanted: Wanted, path: str | Path, environment: Mapping[str, str]) -> None:
@@ -69,16 +77,18 @@ def write_report(model: TrainedModel, wanted: Wanted, path: str | Path, environm
     for name in wanted.subnets or (*exported_subnets(wanted.exported), *_worth_seeing(rows)):
         if (config := find(name)) not in subnets.values():
             subnets[name] = config
+    first = [compared_section(wanted.compared)] if wanted.compared else []
     device = [front_section(model, wanted.front)] if wanted.front else []
     device += [exports_section(model, wanted.exported)] if wanted.exported else []
     planned = planned_network(model, rows, wanted.stock)
     with tempfile.TemporaryDirectory() as folder:
         sections = [
+            *first,
             training_section(model),
             subnets_section(rows, planned, tuple(subnets), wanted.buckets, Path(folder)),
             *device,
             networks_section(model, subnets, Path(folder)),
-            cases_section(model, next(iter(subnets.items())), rows, environment, Path(folder)),
+            cases_section(model, _predicting(model, subnets, rows), rows, environment, Path(folder)),
         ]
         name = model.plans["dataset_name"]
         write_page(path, f"{name}, {model.configuration_name}, fold {model.fold}", sections)
@@ -142,6 +152,15 @@ def networks_section(model: TrainedModel, subnets: Mapping[str, SubnetConfig], f
         network_picture(model.supernet.architecture, config, model.input_shape, path, title=title)
         parts.append(Picture(path, f"{title}. A box is a block; below it, the voxels that it sees."))
     return Section("Networks", tuple(parts))
+
+
+def _predicting(
+    model: TrainedModel, subnets: Mapping[str, SubnetConfig], rows: Sequence[Mapping[str, Any]]
+) -> tuple[str, SubnetConfig]:
+    """Return the subnet that predicts the cases: the first that was scored on them."""
+    keys, canonical = {row["key"] for row in rows}, model.supernet.architecture.canonical
+    scored = ((name, config) for name, config in subnets.items() if canonical(config).name in keys)
+    return next(scored, next(iter(subnets.items())))
 
 
 def cases_section(

@@ -74,6 +74,15 @@ def test_a_classifiers_are_by_a_bootstrap_over_patients():
         assert low < high
 
 
+def test_of_one_patient_there_is_none():
+    engine = Engine(lambda engine, batch: [{"label": torch.tensor(0), "pred": torch.rand(3)}])
+    PatientIntervals({"val_accuracy": balanced_accuracy}).attach(engine)
+    engine.state.batch = []
+    engine.add_event_handler("ITERATION_STARTED", lambda engine: setattr(engine.state, "batch", [{"patient": "a"}]))
+    engine.run([0, 1])
+    assert engine.state.intervals == {"val_accuracy": None}
+
+
 def test_metrics_that_the_table_knows_are_columns(plain_family, table, caplog):
     """And what is not a number is none."""
     supernet = plain_family.supernet()

@@ -50,6 +50,13 @@ def test_what_has_a_row_is_not_handed_out(tmp_path):
     assert subnets.take() is None
 
 
+def test_rows_are_read_twice_for_a_subnet_however_many_there_are():
+    reads, named = [], {str(number): (str(number), number) for number in range(50)}
+    subnets = SharedSubnets(named, lambda: reads.append(1) or set(list(named)[:49]), None, "")
+    assert subnets.take() == named["49"]
+    assert len(reads) == 2
+
+
 def test_none_is_run_by_two_and_those_of_the_dead_by_another(tmp_path):
     table, done = tmp_path / "rows.jsonl", set()
     one, other = (SharedSubnets(NAMED, lambda: done, table, "dice") for _ in range(2))

@@ -222,7 +222,7 @@ def test_metadata_and_monais_own_check(varied, tmp_path):
 
 def test_label_maps_of_raw_cases_are_compared(varied, tmp_path, monkeypatch, caplog):
     cases, config = cases_of(varied, os.environ), varied.space.smallest()
-    dice = deploy(varied, config, "bundle", tmp_path / "out", cases=cases).checks["dice"]
+    dice = deploy(varied, config, "bundle", tmp_path / "out", cases=cases).checks["label_maps"]
     assert (dice["half"], dice["cases"]) == ("tuning", len(cases.tuning))
     assert 0 < dice["plain"] < 1
     assert dice["exported"] == pytest.approx(dice["plain"], abs=0.005)
@@ -255,10 +255,12 @@ def test_what_a_bundle_cannot_do(changes, message, variant, tmp_path):
 
 
 def test_images_that_a_bundle_cannot_read(variant, tmp_path):
-    model = variant()
+    model = variant(labels={"file_ending": ".mha"})
+    with pytest.raises(ValueError, match="a bundle reads NIfTI files, not .mha; choose another format"):
+        deploy(model, model.space.smallest(), "bundle", tmp_path / "out")
     model.plans["image_reader_writer"] = "NaturalImage2DIO"
     with pytest.raises(ValueError, match="a bundle reads volumes as SimpleITKIO, .* do, not as NaturalImage2DIO"):
-        write_bundle(model, model.space.smallest(), torch.nn.Identity(), tmp_path)
+        deploy(model, model.space.smallest(), "bundle", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -273,6 +275,9 @@ def test_the_commands(finished, folders, tmp_path, capsys):
     assert main([*arguments, "--config", "quick.json"], command.COMMANDS) == 2
     assert "--config is of a trained bundle, which has a folder configs; " in capsys.readouterr().err
     assert main(["export", "bundle", str(tmp_path / "out"), "--fold", "1", "--output", "x"], command.COMMANDS) == 2
+    assert "out holds one subnet, exported already; give what was trained" in capsys.readouterr().err
+    (tmp_path / "trained" / "configs").mkdir(parents=True)
+    assert main(["export", "bundle", str(tmp_path / "trained"), "--fold", "1", "--output", "x"], command.COMMANDS) == 2
     assert "--fold is of a model folder of ProXTrainer; " in capsys.readouterr().err
     images = folders.raw / folders.dataset / "imagesTr"
     predict = ["predict", str(tmp_path / "out"), "-i", str(images), "-o", str(tmp_path / "predicted")]

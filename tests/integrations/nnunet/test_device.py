@@ -57,6 +57,8 @@ def test_a_limit_in_milliseconds(cli, tmp_path):
     assert "times as fast as nnU-Net's planned network in openvino-int8, threads: 1" in said[0]
     page = (tmp_path / "out" / "report.html").read_text()
     assert f">{folder.name}</td>" in page
+    assert "of the largest subnet&#39;s Dice is given up; one patch takes" in page
+    assert page.index("<h2>Device</h2>") < page.index("<h2>Training</h2>")
     assert "The subnets that were scored, on the tuning half, by latency_ms." in page
     assert f"prox-monai predict {folder} -i IMAGES" in text
 
