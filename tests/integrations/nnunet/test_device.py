@@ -59,7 +59,7 @@ def test_a_limit_in_milliseconds(cli, tmp_path):
     assert f">{folder.name}</td>" in page
     assert "of the largest subnet&#39;s Dice is given up; one patch takes" in page
     assert page.index("<h2>Device</h2>") < page.index("<h2>Training</h2>")
-    assert "The subnets that were scored, on the tuning half, by latency_ms." in page
+    assert "The subnets that were scored, on the tuning half, by latency (ms)." in page
     assert f"prox-monai predict {folder} -i IMAGES" in text
 
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.suffix in (".jsonl", ".xml")}
