@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -26,10 +27,17 @@ def read_statistics(path: str | Path, model: str) -> dict[SubnetConfig, Mapping[
     """
     if not Path(path).exists():
         return {}
+    stat = Path(path).stat()
+    written_for, statistics = _read(Path(path), (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return dict(statistics) if written_for == model else {}
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, version: tuple[int, ...]) -> tuple[str, Statistics]:
+    """The file as it was in this version: it is asked for much more often than it changes."""
     stored = torch.load(path, map_location="cpu", weights_only=True)
-    if stored["model"] != model:
-        return {}
-    return {SubnetConfig.from_dict(entry["config"]): entry["buffers"] for entry in stored["subnets"]}
+    entries = stored["subnets"]
+    return stored["model"], {SubnetConfig.from_dict(entry["config"]): entry["buffers"] for entry in entries}
 
 
 def write_statistics(statistics: Statistics, path: str | Path, model: str) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from threading import Timer
 
 import pytest
+import torch
 
 if find_spec("monai") is None or find_spec("ignite") is None:
     pytest.skip('needs MONAI and ignite: pip install "prox-monai[monai]"', allow_module_level=True)
+
+from ignite.engine import Events
 
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.integrations.monai import shared
@@ -80,6 +86,44 @@ def test_another_purpose_is_not_in_the_way(tmp_path):
     assert one.take() == other.take() == NAMED["a"]
     one.release()
     other.release()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the other process is forked")
+def test_what_a_killed_process_was_running_is_run_here(plain_family, evaluation, table, tmp_path):
+    def sweep(*more) -> tuple[SubnetSamplingHandler, list[int]]:
+        supernet = plain_family.supernet()
+        choice = SubnetChoice(["smallest", "d2-w.5-k3-r1", "largest"])
+        sampling = SubnetSamplingHandler(supernet, (1, 8, 8), choice=choice, table=table)
+        made = evaluation(plain_family, [sampling, *more], network=supernet)
+        made.evaluator.run()
+        return sampling, made.epochs
+
+    class InTheSecond:
+        """Says so, and stays there."""
+
+        def attach(self, engine) -> None:
+            engine.add_event_handler(Events.EPOCH_STARTED(once=2), self.stay)
+
+        def stay(self, engine) -> None:
+            (tmp_path / "running").touch()
+            time.sleep(60)
+
+    child = os.fork()
+    if not child:
+        torch.set_num_threads(1)
+        try:
+            sweep(InTheSecond())
+        finally:
+            os._exit(1)
+    while not (tmp_path / "running").exists():
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        time.sleep(0.01)
+    Timer(0.5, os.kill, (child, signal.SIGKILL)).start()
+    sampling, epochs = sweep()
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert [row["name"] for row in sampling.rows] == ["smallest", "d2-w.5-k3-r1", "largest"]
+    assert epochs == [1, 2]
+    assert [row["name"] for row in read_rows(table)] == ["smallest", "largest", "d2-w.5-k3-r1"]
 
 
 def test_two_evaluators_share_a_table(plain_family, evaluation, table):
