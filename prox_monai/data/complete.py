@@ -8,6 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def is_free(folder: Path) -> bool:
+    """Whether something new may be written there: it does not exist, or is an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def check_free(folder: Path, instead: str = "choose another folder or remove it") -> None:
+    """Check that a folder does not exist, or is empty.
+
+    Args:
+        folder: which.
+        instead: what to do where it is not.
+
+    Raises:
+        FileExistsError: When it holds anything, or is a file.
+    """
+    if not is_free(folder):
+        raise FileExistsError(f"{folder} exists and is not empty; {instead}.")
+
+
 @contextmanager
 def complete_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a path beside the target, at which to make a folder; it becomes the target at the end of the block.

@@ -10,6 +10,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from prox_monai.data.complete import check_free
+
 MIN_AXIS_VOXELS = 12
 
 
@@ -43,8 +45,7 @@ def write_synthetic_decathlon(
         raise ValueError(f"cases must be at least 1, not {cases}.")
     if len(size) != 3 or min(size) < MIN_AXIS_VOXELS:
         raise ValueError(f"size must be three axes of at least {MIN_AXIS_VOXELS} voxels, not {size}.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not overwritten; remove it or give an empty folder.")
+    check_free(folder)
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
     training = []

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from prox_monai.data.complete import check_free
+
 MIN_SIDE_PIXELS = 32
 FINDINGS = ("membrane", "cysts", "deposits", "none")  # what the first, second ... class shows
 
@@ -50,8 +52,7 @@ def write_synthetic_classes(
         raise ImportError('writing images needs Pillow: pip install "prox-monai[monai]"') from error
     folder = Path(folder)
     _refuse_bad_arguments(classes, patients, images_per_patient, size)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not overwritten; remove it or give an empty folder.")
+    check_free(folder)
     rows = []
     for label, name in enumerate(classes):
         (folder / name).mkdir(parents=True)

@@ -123,7 +123,7 @@ def test_the_command_takes_the_best_subnet_within_a_budget(bundle, tmp_path, cap
     rows = [json.loads(line) for line in (bundle / "models" / "subnets.jsonl").read_text().splitlines()]
     assert max(rows, key=lambda row: row["score"])["key"] in capsys.readouterr().out
     assert main([*options, "--subnet", "largest"]) == 2
-    assert "plain exists and is not overwritten" in capsys.readouterr().err
+    assert "plain exists and is not empty; choose another folder or remove it" in capsys.readouterr().err
 
 
 def test_bad_input(bundle, tmp_path):

@@ -100,7 +100,7 @@ def test_body_is_darker_than_what_touches_it():
 
 def test_refuses_a_folder_that_holds_something(tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="exists and is not overwritten"):
+    with pytest.raises(FileExistsError, match="exists and is not empty; choose another folder or remove it"):
         write_synthetic_decathlon(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 

@@ -116,7 +116,7 @@ def test_a_small_network_learns_the_classes_and_generalises_to_other_patients():
 
 def test_refuses_a_folder_that_holds_something(tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="exists and is not overwritten"):
+    with pytest.raises(FileExistsError, match="exists and is not empty; choose another folder or remove it"):
         write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 

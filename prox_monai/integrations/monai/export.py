@@ -18,7 +18,7 @@ from monai.transforms import ResizeWithPadOrCrop
 from torch import Tensor, nn
 
 from prox_monai.data.class_folders import SUFFIXES
-from prox_monai.data.complete import complete_folder
+from prox_monai.data.complete import check_free, complete_folder
 from prox_monai.elastic import Architecture
 from prox_monai.elastic.resolution import AtResolution
 from prox_monai.export.parity import check_parity, compare
@@ -81,8 +81,7 @@ def export_bundle(
         RuntimeError: When the logits differ by more.
     """
     destination = Path(destination)
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise FileExistsError(f"{destination} exists and is not overwritten; give a new folder.")
+    check_free(destination)
     check_bundle_root(bundle)
     models = Path(ckpt_dir or Path(bundle, "models"))
     check_trained(models)

@@ -11,6 +11,7 @@ from typing import Any
 from ignite.handlers import ProgressBar
 from monai.bundle import ConfigParser
 
+from prox_monai.data.complete import check_free
 from prox_monai.export.torchscript import torchscript_allowed
 from prox_monai.integrations.monai.bundle import check_bundle_root
 from prox_monai.integrations.monai.images import check_images
@@ -93,8 +94,8 @@ def predict_bundle(
         raise FileNotFoundError(f"{source} does not exist; give an image, or a folder of images.")
     if target.suffix and not target.is_dir():
         raise ValueError(f"{target} looks like a file, but a bundle names its files itself; give a folder.")
-    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not empty; give another folder, or --overwrite.")
+    if not overwrite:
+        check_free(target, "give another folder, or --overwrite")
     images = {"dataset_dir": str(source)} if source.is_dir() else {"images": [str(source)]}
     with tempfile.TemporaryDirectory(dir=_made(target.parent), prefix=f".{target.name}.") as partial:
         parser = inference_parser(bundle, configs, {**images, "output_dir": partial, **(choice or {})})

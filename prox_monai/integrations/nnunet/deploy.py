@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from prox_monai.data.complete import complete_folder
+from prox_monai.data.complete import check_free, complete_folder, is_free
 from prox_monai.evaluation.cost import parameters
 from prox_monai.export.description import FILE as DESCRIPTION
 from prox_monai.export.description import Description, file_digest
@@ -72,9 +72,10 @@ def deploy(
     """
     destination = Path(destination)
     replace = overwrite and _is_export(destination)
-    if not replace and destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        wrong = "holds something else than an export" if overwrite else "exists and is not empty"
-        raise FileExistsError(f"{destination} {wrong}; choose another folder or remove it.")
+    if overwrite and not replace and not is_free(destination):
+        raise FileExistsError(f"{destination} holds something else than an export; choose another folder or remove it.")
+    if not overwrite:
+        check_free(destination)
     check_precision(format, compression.precision)
     if format == "bundle":
         check_bundled(model)

@@ -22,7 +22,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import Tensor
 
 from prox_monai import __version__
-from prox_monai.data.complete import complete_folder
+from prox_monai.data.complete import check_free, complete_folder
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.export.parity import Parity, check_parity, compare
 from prox_monai.integrations.nnunet.calibration import Cases, patches_to_compare
@@ -99,8 +99,7 @@ def export_stock(
         RuntimeError: When the logits of what was written differ by more.
     """
     destination, first = Path(destination), models[0]
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise FileExistsError(f"{destination} exists and is not empty; choose another folder or remove it.")
+    check_free(destination)
     for model in models[1:]:
         for field in ("plans", "configuration_name", "space"):
             if getattr(model, field) != getattr(first, field):
