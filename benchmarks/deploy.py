@@ -12,8 +12,8 @@ benchmarks/device.yaml, `--fold 3`. One thread, one run:
    parameters of the largest. Those of its Pareto set are timed in int8 beside the network that nnU-Net plans: the best
    that is 40 times as fast as that in PyTorch and 8 times as fast as that in int8, and a twentieth more, is chosen,
    where there is none, the fastest.
-2. It is exported for OpenVINO in int8 and in 32 bits, for ONNX Runtime, and by torch.export, each compared with the
-   plain network; the largest is exported as a stock nnU-Net folder, whose logits are compared as well.
+2. It is exported for OpenVINO in int8 and in 32 bits, for ONNX Runtime, by torch.export, and as a MONAI bundle, each
+   compared with the plain network; the largest is exported as a stock nnU-Net folder, whose logits are compared as well.
 3. Chosen, largest, and the network that nnU-Net plans are timed per patch in all runtimes, taking turns in each.
 4. What is reported was not chosen on: Dice of the largest, of the chosen, and of its int8 form on the reporting half.
 
@@ -62,7 +62,7 @@ QUANTISED = "openvino-int8"
 SMALLER = 10  # times, in multiply-adds and in parameters, than the largest subnet
 FASTER = {"torch": 40, QUANTISED: 8}  # times, in int8, than the planned network in a runtime
 MARGIN = 0.95  # of the time that this leaves: two measurements of one network differ by some percent
-FORMS = (("openvino", "int8"), ("openvino", "fp32"), ("onnx", "fp32"), ("torch", "fp32"))
+FORMS = (("openvino", "int8"), ("openvino", "fp32"), ("onnx", "fp32"), ("torch", "fp32"), ("bundle", "fp32"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
