@@ -13,7 +13,7 @@ benchmarks/device.yaml, `--fold 3`. One thread, one run:
    that is 40 times as fast as that in PyTorch and 8 times as fast as that in int8, and a twentieth more, is chosen,
    where there is none, the fastest.
 2. It is exported for OpenVINO in int8 and in 32 bits, for ONNX Runtime, by torch.export, and as a MONAI bundle, each
-   compared with the plain network; the largest is exported as a stock nnU-Net folder, whose logits are compared as well.
+   compared with the plain network; the largest is exported as a stock nnU-Net folder, whose logits are compared, too.
 3. Chosen, largest, and the network that nnU-Net plans are timed per patch in all runtimes, taking turns in each.
 4. What is reported was not chosen on: Dice of the largest, of the chosen, and of its int8 form on the reporting half.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,8 +42,12 @@ def case_intervals(details: Mapping[str, Any]) -> Intervals:
 
 
 def _interval(cases: Tensor) -> list[float] | None:
-    ends = mean_interval(cases[~cases.isnan()].tolist()) if not cases.isinf().any() else None
-    return None if ends is None else list(ends)
+    return None if cases.isinf().any() else _finite(mean_interval(cases[~cases.isnan()].tolist()))
+
+
+def _finite(ends: Sequence[float] | None) -> list[float] | None:
+    """An interval with two ends, or none."""
+    return None if ends is None or not all(map(math.isfinite, ends)) else list(ends)
 
 
 class PatientIntervals:
@@ -86,6 +91,8 @@ class PatientIntervals:
         engine.state.intervals = dict[str, list[float] | None].fromkeys(self.metrics)
         if len(set(patients)) > 1:
             engine.state.intervals = {
-                name: list(bootstrap_over_patients(truth, predictions, patients, metric, resamples=self.resamples)[1:])
-                for name, metric in self.metrics.items()
+                name: _finite(self._ends(truth, predictions, patients, metric)) for name, metric in self.metrics.items()
             }
+
+    def _ends(self, labels: Tensor, predictions: Tensor, patients: Sequence[str], metric: Metric) -> Sequence[float]:
+        return bootstrap_over_patients(labels, predictions, patients, metric, resamples=self.resamples)[1:]

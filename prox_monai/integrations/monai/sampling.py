@@ -177,7 +177,6 @@ class SubnetSamplingHandler:
     def _write(self, engine: SupervisedEvaluator) -> None:
         metrics, details = engine.state.metrics, engine.state.metric_details
         intervals = case_intervals(details) | getattr(engine.state, "intervals", {})
-        intervals = {name: ends if None not in _plain(ends or [None]) else None for name, ends in intervals.items()}
         of_columns = {name: name.removeprefix("val_") for name in metrics}
         row = self._row | self._about
         row |= {

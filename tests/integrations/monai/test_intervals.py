@@ -64,9 +64,10 @@ def test_a_classifiers_are_by_a_bootstrap_over_patients():
 
     engine = Engine(update)
     metrics = {"val_balanced_accuracy": balanced_accuracy, "val_macro_f1": macro_f1}
-    PatientIntervals(metrics, resamples=50).attach(engine)
+    PatientIntervals(metrics | {"never": lambda labels, scores: NAN}, resamples=50).attach(engine)
     engine.run(batches, max_epochs=2)  # each epoch for itself
     labels, scores, patients = zip(*(item for batch in batches for item in batch), strict=True)
+    assert engine.state.intervals.pop("never") is None
     for name, metric in metrics.items():
         low, high = engine.state.intervals[name]
         expected = bootstrap_over_patients(torch.tensor(labels), torch.stack(scores), patients, metric, resamples=50)
@@ -93,7 +94,7 @@ def test_metrics_that_the_table_knows_are_columns(plain_family, table, caplog):
     handler.started(engine)
     handler.epoch_started(engine)
     engine.state.metrics = {"val_balanced_accuracy": 0.5, "val_macro_auc": 0.75, "hd95_mm": INF, "val_recall": [1, NAN]}
-    engine.state.intervals = {"val_balanced_accuracy": [0.25, 0.75], "val_macro_auc": [0.5, NAN]}
+    engine.state.intervals = {"val_balanced_accuracy": [0.25, 0.75], "val_macro_auc": None}
     handler.epoch_completed(engine)
     (row,) = read_rows(table)
     assert (row["macro_auc"], row["hd95_mm"], row["metrics"]["val_recall"]) == (0.75, None, [1.0, None])
