@@ -153,6 +153,8 @@ def loss_picture(
     Raises:
         ImportError: When matplotlib is not installed.
     """
+    upright = {"rotation": 90, "va": "top", "ha": "left"}  # phases may be short
+    y, written = (1.02, {}) if over == "epochs" else (0.97, upright)
     figure = new_figure(9, 0.8 + 2.0 * len(curves))
     rows = figure.subplots(len(curves), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for number, (axes, (name, curve)) in enumerate(zip(rows, curves.items(), strict=True)):
@@ -167,7 +169,7 @@ def loss_picture(
         for epoch, (start, stage) in enumerate(zip(starts, curve["stage"], strict=True)):
             if epoch == 0 or curve["phase"][epoch] != curve["phase"][epoch - 1]:
                 axes.axvline(start, color="grey", linestyle=":", linewidth=1)
-                axes.text(start, 1.02, stage, transform=axes.get_xaxis_transform(), fontsize="x-small")
+                axes.text(start, y, stage, transform=axes.get_xaxis_transform(), fontsize="x-small", **written)
     rows[-1].set_xlabel("epoch" if over == "epochs" else "minutes of training")
     figure.suptitle(title)
     figure.savefig(path, dpi=130)
