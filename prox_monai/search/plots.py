@@ -153,7 +153,7 @@ def loss_picture(
     Raises:
         ImportError: When matplotlib is not installed.
     """
-    upright = {"rotation": 90, "va": "top", "ha": "left"}  # phases may be short
+    upright = {"rotation": 90, "va": "top", "in_layout": False}  # phases may be short
     y, written = (1.02, {}) if over == "epochs" else (0.97, upright)
     figure = new_figure(9, 0.8 + 2.0 * len(curves))
     rows = figure.subplots(len(curves), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
