@@ -38,7 +38,7 @@ def compared_section(compared: Compared) -> Section:
     """Return what the exported subnet gives up, and how much faster it is."""
     exported, largest, planned = compared.rows
     text = (
-        f"{largest['dice'] - exported['dice']:+.4f} of the largest subnet's Dice is given up; one patch takes "
+        f"{largest['dice'] - exported['dice']:.4f} of the largest subnet's Dice is given up; one patch takes "
         f"{largest['latency_ms'] / exported['latency_ms']:.1f} times less time than by the largest, "
         f"{planned['latency_ms'] / exported['latency_ms']:.1f} times less than by the network that nnU-Net plans."
     )
