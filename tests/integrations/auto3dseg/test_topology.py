@@ -114,8 +114,9 @@ def test_values_of_feature_maps_are_nnunets_count(patch):
     ],
 )
 @pytest.mark.parametrize("memory_gb", [8.0, 3.0])
-def test_patch_and_batch_are_nnunets(spacing, shape, memory_gb):
+def test_patch_and_batch_are_nnunets(spacing, shape, memory_gb, monkeypatch):
     """Sizes differ, so that no two axes compete for being cut; of a tie nnU-Net's outcome depends on the order."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")  # 0, as somebody has it who trains on a CPU, the planner cannot take
     import numpy as np
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
