@@ -40,7 +40,7 @@ def export_model(format: str, arguments: argparse.Namespace) -> int:
 
     choice = Choice(subnet=arguments.subnet, max_latency_ms=arguments.max_latency_ms, table=arguments.table)
     compression = Compression(
-        precision=getattr(arguments, "precision", "fp32"),
+        precision=arguments.precision,
         max_dice_drop=arguments.max_dice_drop,
         accuracy_aware=getattr(arguments, "accuracy_aware", False),
         finetune=arguments.finetune,

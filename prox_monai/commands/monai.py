@@ -71,7 +71,7 @@ def _export_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     of_model = parser.add_argument_group("of a model folder of ProXTrainer")
     of_model.add_argument("--fold", default=0, type=fold, help="default: %(default)s")
     export_arguments(of_model)
-    parser.set_defaults(is_given=lambda name, value: value != parser.get_default(name))
+    parser.set_defaults(precision="fp32", is_given=lambda name, value: value != parser.get_default(name))
 
 
 def _bundle(arguments: argparse.Namespace) -> int:

@@ -16,6 +16,8 @@ from prox_monai.export.torchscript import torchscript_allowed
 from prox_monai.integrations.monai.bundle import check_bundle_root
 from prox_monai.integrations.monai.images import check_images
 
+_FILES = (".nii", ".nii.gz", ".csv")
+
 
 def inference_file(bundle: str | Path) -> Path:
     """Return where a bundle has the configuration of its inference."""
@@ -49,13 +51,12 @@ def own_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        causes, cause = [], error.__cause__
-        while cause is not None:
-            causes.append(cause)
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, ValueError):
             cause = cause.__cause__
-        if ours := [cause for cause in causes if isinstance(cause, ValueError)]:
-            raise ours[0] from None
-        raise
+        if cause is None:
+            raise
+        raise cause from None
 
 
 def predict_bundle(
@@ -92,7 +93,7 @@ def predict_bundle(
     source, target = Path(source), Path(target)
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist; give an image, or a folder of images.")
-    if target.suffix and not target.is_dir():
+    if target.name.endswith(_FILES) and not target.is_dir():
         raise ValueError(f"{target} looks like a file, but a bundle names its files itself; give a folder.")
     if not overwrite:
         check_free(target, "give another folder, or --overwrite")

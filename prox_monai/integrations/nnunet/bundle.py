@@ -19,7 +19,7 @@ from prox_monai import __version__
 from prox_monai.export.absent import named_extra
 from prox_monai.export.torchscript import FILE as TORCHSCRIPT
 from prox_monai.export.torchscript import torchscript_allowed, write_torchscript
-from prox_monai.integrations.nnunet.bundle_config import POSTFIX, inference_config, window_order
+from prox_monai.integrations.nnunet.bundle_config import POSTFIX, inference_config, window_order, window_size
 from prox_monai.integrations.nnunet.case_predictor import CasePredictor
 from prox_monai.integrations.nnunet.deployed import from_trained
 from prox_monai.integrations.nnunet.images import Case
@@ -88,8 +88,6 @@ def _metadata(model: TrainedModel, config: SubnetConfig) -> dict[str, Any]:
     with named_extra("a MONAI bundle", "monai"):
         import monai
     channels, labels = model.dataset_json["channel_names"], model.dataset_json["labels"]
-    order, (count, *patch) = window_order(model), model.input_shape
-    size = [patch[order.index(axis)] for axis in range(len(patch))]
     computed = "CTNormalization" in model.configuration.normalization_schemes
     heads = [name for name in labels if name != "ignore"]
     if model.labels.has_regions:
@@ -101,14 +99,14 @@ def _metadata(model: TrainedModel, config: SubnetConfig) -> dict[str, Any]:
             "format": kind,
             **more,
             "num_channels": len(channels),
-            "spatial_shape": size,
+            "spatial_shape": window_size(model),
             "dtype": "float32",
             "value_range": [],
             "is_patch_data": True,
             "channel_def": {str(number): name for number, name in enumerate(channels)},
         }
 
-    names = [channels[str(number)] for number in range(count)]
+    names = [channels[str(number)] for number in range(len(channels))]
     modality = {"modality": ", ".join(names)}
     return {
         "schema": _SCHEMA,

@@ -63,6 +63,12 @@ def window_order(model: TrainedModel) -> list[int]:
     return [sorted(axes).index(axis) for axis in axes]
 
 
+def window_size(model: TrainedModel) -> list[int]:
+    """Return the voxels of a window along each axis that MONAI's windows have."""
+    patch, order = model.configuration.patch_size, window_order(model)
+    return [patch[order.index(axis)] for axis in range(len(patch))]
+
+
 def inference_config(model: TrainedModel) -> dict[str, Any]:
     """Return the bundle's ``inference.json``: from a folder of images to label maps on their own grids.
 
@@ -70,8 +76,6 @@ def inference_config(model: TrainedModel) -> dict[str, Any]:
         model: the trained model, see :func:`check_bundled`.
     """
     masked = any(model.configuration.use_mask_for_norm)
-    files = "$[[f'{case}_{channel:04d}" + model.dataset_json["file_ending"]
-    files += f"' for channel in range({_channels(model)})] for case in @cases]"
     return {
         "imports": [
             "$import glob",
@@ -88,7 +92,7 @@ def inference_config(model: TrainedModel) -> dict[str, Any]:
         **({"inside": _INSIDE} if masked else {}),
         "normalize": _normalize(model.configuration, model.plans["foreground_intensity_properties_per_channel"]),
         "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(model, masked=masked)},
-        **_images(model, files),
+        **_images(model.dataset_json["file_ending"], model.input_shape[0]),
         "dataset": {
             "_target_": "Dataset",
             "data": "$[{'image': image} for image in @images]",
@@ -115,18 +119,16 @@ def inference_config(model: TrainedModel) -> dict[str, Any]:
     }
 
 
-def _channels(model: TrainedModel) -> int:
-    return model.input_shape[0]
-
-
-def _images(model: TrainedModel, files: str) -> dict[str, str]:
-    """The expression that lists the images of a folder: one file per channel, or any name of the only one."""
-    ending = model.dataset_json["file_ending"]
-    if _channels(model) == 1:
+def _images(ending: str, channels: int) -> dict[str, str]:
+    """The expressions that list the images of a folder: one file per channel, or any name of the only one."""
+    if channels == 1:
         return {"images": f"$sorted(glob.glob(glob.escape(@dataset_dir) + '/*{ending}'))"}
     first = f"_0000{ending}"
-    cases = f"$sorted(path[:-{len(first)}] for path in glob.glob(glob.escape(@dataset_dir) + '/*{first}'))"
-    return {"cases": cases, "images": files}
+    files = f"[f'{{case}}_{{channel:04d}}{ending}' for channel in range({channels})]"
+    return {
+        "cases": f"$sorted(path[:-{len(first)}] for path in glob.glob(glob.escape(@dataset_dir) + '/*{first}'))",
+        "images": f"$[{files} for case in @cases]",
+    }
 
 
 def _normalize(configuration: ConfigurationManager, intensities: Mapping[str, Mapping[str, float]]) -> str:
@@ -182,14 +184,14 @@ def _spacing(by_axis: Mapping[int, float], order: int) -> dict[str, Any]:
 
 
 def _inferer(model: TrainedModel) -> dict[str, Any]:
-    patch, order = model.configuration.patch_size, window_order(model)
+    size = window_size(model)
     window = {
-        "roi_size": [patch[order.index(axis)] for axis in range(len(patch))],
+        "roi_size": size,
         "sw_batch_size": 1,
         "overlap": 1 - STEP,
         "mode": "gaussian",
     }
-    if len(patch) == 2:
+    if len(size) == 2:
         return {"_target_": "SliceInferer", "spatial_dim": axes_of(model)[0], **window}
     return {"_target_": "SlidingWindowInferer", **window}
 
