@@ -18,6 +18,7 @@ _COSTS = {
     "parameters": ("parameters", 1.0, ",.0f"),
     "macs": ("GMAC", 1e-9, ".2f"),
     "memory_bytes": ("memory (MB)", 1e-6, ".0f"),
+    "memory_mb": ("memory (MB)", 1.0, ".0f"),  # as a search is asked for it
 }
 
 
@@ -69,7 +70,7 @@ def front_section(model: TrainedModel, path: Path) -> Section:
     lines = [
         (
             subnet["subnet"],
-            *(_written(name, subnet[name]) for name in costs),
+            *(f"{subnet[name] * _COSTS[name][1]:{_COSTS[name][2]}}" for name in costs),
             *(_dice(subnet[half]) for half in ("dice_tuning", "dice_reporting")),
             interval_cell(subnet["dice_reporting_interval"]),
         )
@@ -138,13 +139,9 @@ def _dice(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _written(name: str, cost: float) -> str:
-    _, unit, form = _COSTS[name]
-    return f"{cost * unit:{form}}"
-
-
 def _asked(found: Mapping[str, Any]) -> str:
-    limits = [f"{_COSTS[name][0]} at most {_written(name, limit)}" for name, limit in found["at_most"].items()]
+    at_most = ((*_COSTS[name][:2], limit) for name, limit in found["at_most"].items())
+    limits = [f"{called} at most {limit * unit:,.10g}" for called, unit, limit in at_most]
     limits += [f"Dice at least {found['min_dice']:g}"] if found["min_dice"] else []
     return (
         f"The Pareto set of Dice and {_COSTS[found['cost']][0]} among {found['space_size']:,} subnets"

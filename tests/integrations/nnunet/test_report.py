@@ -114,7 +114,7 @@ def test_a_search_and_exports_are_shown(model, table, finished, tmp_path):
     front = {
         "model": model.digest,
         "cost": "macs",
-        "at_most": {"macs": 3e9},
+        "at_most": {"macs": 3e9, "memory_mb": 80.5, "parameters": 1e6},
         "min_dice": 0.0,
         "space_size": 64,
         "scored": 9,
@@ -128,7 +128,8 @@ def test_a_search_and_exports_are_shown(model, table, finished, tmp_path):
     write_report(model, wanted, tmp_path / "report.html", {})
     page = (tmp_path / "report.html").read_text()
     for text in (
-        "GMAC at most 3.00; 9 were scored",
+        "The Pareto set of Dice and GMAC among 64 subnets, GMAC at most 3, ",
+        "memory (MB) at most 80.5, parameters at most 1,000,000; 9 were scored",
         "<td>2.00</td>",
         "<td>73</td>",
         "<td>0.500</td>",
@@ -137,6 +138,9 @@ def test_a_search_and_exports_are_shown(model, table, finished, tmp_path):
     ):
         assert text in page
     assert "The subnets that were scored, on the tuning half, by GMAC." in page
+    (tmp_path / "front.json").write_text(json.dumps(front | {"cost": "memory_mb"}))
+    write_report(model, wanted, tmp_path / "report.html", {})
+    assert "The Pareto set of Dice and memory (MB) among" in (tmp_path / "report.html").read_text()
     (tmp_path / "front.json").write_text(json.dumps(front | {"model": "another"}))
     with pytest.raises(ValueError, match="is of another model"):
         write_report(model, wanted, tmp_path / "report.html", {})
