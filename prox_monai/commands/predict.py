@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,7 @@ def _predict_by_bundle(arguments: argparse.Namespace) -> int:
     if given := [name for name, default in without_say.items() if getattr(arguments, name) != default]:
         option = "--no-mirroring" if given[0] == "mirroring" else f"--{given[0].replace('_', '-')}"
         raise ValueError(f"{option} has no say in a bundle's own inference.")
+    logging.getLogger("monai.data.image_writer").setLevel(logging.WARNING)  # files are not yet where it says
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     choice = {name: value for name in ("subnet", "max_latency_ms") if (value := getattr(arguments, name)) is not None}
