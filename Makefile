@@ -27,7 +27,7 @@ bench: $(INSTALLED) ## compare trainings on real data: DATA=<Decathlon folder>, 
 
 bench-ranking: $(INSTALLED) ## after bench: subnets of the supernet against the same trained alone; same variables
 	$(BIN)/python benchmarks/ranking.py $(if $(DATA),--data "$(DATA)") $(if $(THREADS),--threads $(THREADS)) \
-		$(if $(FULL),--full) $(if $(OUTPUT),--output "$(OUTPUT)")
+		$(if $(FULL),--full) $(if $(OUTPUT),--output "$(OUTPUT)") $(if $(PUBLISHED),--published)
 
 bench-bundles: $(INSTALLED) ## train and measure the bundles with quick settings: DATA=<folder of the data sets>
 	$(BIN)/python benchmarks/bundles.py --data "$(DATA)" $(if $(OUTPUT),--output "$(OUTPUT)")

@@ -7,7 +7,8 @@
 Subnets stratified by multiply-adds are trained alone, with two seeds, and compared with those that the supernets of
 benchmarks/paper.py hold, on the same unseen cases. Kendall's tau between the two Dice is set against its ceiling, the
 tau between the two seeds of stand-alone training. Number of subnets, seeds and steps are in benchmarks/paper.yaml. What
-is done is not done again. Only accuracy is measured, so several trainings may run at a time.
+is done is not done again. Only accuracy is measured, so several trainings may run at a time, and on several machines,
+one after the other: each that ends is kept in benchmarks/results/units, and with --published done elsewhere, too.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ import update_readme
 from comparison.command import BENCHMARKS, parser_of, run
 from comparison.methods import Comparison, Method, check_settings, read_comparison, with_steps
 from comparison.pictures import ranking_picture
+from comparison.published import UNITS, holds_published, publish_units, take_published
 from comparison.summary import finished_units, write_json
-from comparison.units import Unit, evaluate, evaluate_unit, train_unit
+from comparison.units import Unit, check_units, evaluate, evaluate_unit, train_unit
 from comparison.workplace import Workplace
 from scipy.stats import bootstrap, kendalltau
 
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__)
     parser.add_argument("--threads", type=int, help="those that the supernets were trained with, if they were given")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one CPU thread each")
+    parser.add_argument("--published", action="store_true", help="trainings of benchmarks/results/units are done")
     return run(rank, parser, argv)
 
 
@@ -57,7 +60,7 @@ def rank(arguments: argparse.Namespace) -> None:
 
     Raises:
         RuntimeError: When no supernet is trained yet.
-        ValueError: When the seeds are not two, for the ceiling, or a supernet was trained with other settings.
+        ValueError: When the seeds are not two, for the ceiling, or something was trained with other settings.
     """
     comparison = read_comparison(arguments.settings, full=arguments.full, threads=arguments.threads)
     plan, root = comparison.ranking, arguments.output.absolute()
@@ -70,13 +73,16 @@ def rank(arguments: argparse.Namespace) -> None:
     models = [load_trained(workplace.fold_folder(unit).parent, FOLD) for unit in supernets]
     costs = models[0].multiply_adds()
     chosen = stratified(costs, plan["subnets"])
+    units = stand_alone_units(comparison, chosen, root)
+    name = workplace.results_name("ranking", full=arguments.full)
+    keep = keeper(root / "ranking", RESULTS / UNITS / name, take=arguments.published)
+    check_units(units, 0, workplace.device)
     named = [(config.name, config) for config in chosen]
     extracted = [
         [row["dice"] for row in evaluate(model, named, unit.folder / "ranking.jsonl", workplace)]
         for model, unit in zip(models, supernets, strict=True)
     ]
-    units = stand_alone_units(comparison, chosen, root)
-    train(units, workplace, arguments.jobs)
+    train(units, workplace, arguments.jobs, keep)
     dice = {(unit.method.name, unit.seed): unit.result["dice"]["mean"] for unit in units}
     alone = [[dice[config.name, seed] for config in chosen] for seed in plan["seeds"]]
     settings = units[0].method.settings
@@ -91,7 +97,7 @@ def rank(arguments: argparse.Namespace) -> None:
             for i, c in enumerate(chosen)
         ],
     }
-    publish(result, workplace.results_name("ranking", full=arguments.full))
+    publish(result, name)
 
 
 def trained_supernets(comparison: Comparison, root: Path) -> list[Unit]:
@@ -145,8 +151,24 @@ def stand_alone_units(comparison: Comparison, chosen: Sequence[SubnetConfig], ro
     return [Unit(method, seed, FOLD, root / "ranking") for seed, method in product(plan["seeds"], methods)]
 
 
-def train(units: Sequence[Unit], workplace: Workplace, jobs: int) -> None:
-    """Run all units, ``jobs`` trainings at a time; the first that fails ends it."""
+def keeper(output: Path, published: Path, *, take: bool) -> Callable[[Path], None]:
+    """Return what keeps a unit's folder among the published ones, where all of those are done here.
+
+    Args:
+        output: folder of the units here.
+        published: folder of the published ones; it need not exist.
+        take: the published ones are done here, too.
+    """
+    if take:
+        logger.info("%d trainings are taken from what is published", take_published(published, output))
+    if holds_published(output, published):
+        return lambda folder: publish_units([folder], output, published)
+    logger.info("%s has others, so trainings stay in %s; --published takes them", published, output)
+    return lambda folder: None
+
+
+def train(units: Sequence[Unit], workplace: Workplace, jobs: int, keep: Callable[[Path], None]) -> None:
+    """Run all units, ``jobs`` trainings at a time, and keep each; the first that fails ends it."""
     missing = [unit for unit in units if unit.result is None]
     logger.info("%d of %d stand-alone trainings are done", len(units) - len(missing), len(units))
     with ThreadPoolExecutor(jobs) as pool:
@@ -155,6 +177,7 @@ def train(units: Sequence[Unit], workplace: Workplace, jobs: int) -> None:
             for number, (unit, future) in enumerate(zip(missing, futures, strict=True), 1):
                 future.result()
                 dice = evaluate_unit(unit, workplace, 0)["dice"]["mean"]
+                keep(unit.folder)
                 logger.info("%d of %d: %s, seed %d: %.3f", number, len(missing), unit.method.name, unit.seed, dice)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from prox_monai import __version__
 from prox_monai.commands import deploy, export, general, monai, nnunet, predict, report, search
 from prox_monai.commands.command import Command
+from prox_monai.commands.interruption import terminable
 
 EXAMPLES = """examples:
   export nnUNet_extTrainer="$(prox-monai nnunet-path)"   let nnU-Net find ProXTrainer
@@ -61,13 +62,15 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMAN
         commands: what can be run.
 
     Returns:
-        The exit code: the sub-command's own, 2 after an error, which is one line on stderr, 130 when interrupted.
+        The exit code: the sub-command's own, 2 after an error, which is one line on stderr, 130 when interrupted
+        or asked to end.
     """
     arguments = build_parser(commands).parse_args(argv)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("prox_monai").setLevel(logging.INFO)
     try:
-        return arguments.run(arguments)
+        with terminable():
+            return arguments.run(arguments)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from what is done, or begins anew", file=sys.stderr)
         return 130

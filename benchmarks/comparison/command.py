@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from prox_monai.commands.interruption import terminable
+
 BENCHMARKS = Path(__file__).parents[1]
 
 
@@ -29,7 +31,8 @@ def run(work: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     logging.basicConfig(format="%(message)s")
     logging.getLogger("prox_monai").setLevel(logging.INFO)
     try:
-        work(arguments)
+        with terminable():
+            work(arguments)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130

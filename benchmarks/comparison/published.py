@@ -38,6 +38,16 @@ def includes_published(results: Iterable[Mapping[str, Any]], summary: Path) -> b
     return {_identity(unit) for unit in published} <= {_identity(result) for result in results}
 
 
+def holds_published(output: Path, published: Path) -> bool:
+    """Return whether all published units are done in an output folder: then they may be followed by more of it.
+
+    Args:
+        output: folder of all units.
+        published: folder of published units; it need not exist.
+    """
+    return all((output / path.relative_to(published)).exists() for path in published.rglob(RESULT))
+
+
 def take_published(published: Path, output: Path) -> int:
     """Copy published units into an output folder that lacks them: there they are done. Returns how many.
 

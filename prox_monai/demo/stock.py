@@ -25,7 +25,7 @@ def run_stock(
     variables: Mapping[str, str],
     show: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Run one of nnU-Net's commands.
+    """Run one of nnU-Net's commands; it ends where its caller is interrupted.
 
     Args:
         command: a console script of this environment.
@@ -57,11 +57,15 @@ def run_stock(
             errors="replace",
         ) as process,
     ):
-        for line in process.stdout:
-            file.write(line)
-            file.flush()
-            last.append(line)
-            show(line.rstrip())
+        try:
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                last.append(line)
+                show(line.rstrip())
+        except BaseException:
+            process.terminate()
+            raise
     if process.returncode != 0:
         logger.error("%s", "".join(last).rstrip())
         raise RuntimeError(f"{command} ended with exit code {process.returncode}; all of its output is in {log}.")

@@ -117,16 +117,23 @@ class PhaseSchedule:
         return cls._lasting(phases, epochs)
 
     @classmethod
-    def sandwich(cls, space: SearchSpace, epochs: int) -> PhaseSchedule:
-        """Return a schedule of one phase that trains the largest, the smallest and a random subnet in every step.
+    def sandwich(cls, space: SearchSpace, epochs: int, *, subnets_per_step: int = 1) -> PhaseSchedule:
+        """Return a schedule of one phase that trains the largest, the smallest and random subnets in every step.
 
         All but the largest learn from what the largest gives in the same step (Yu et al., "BigNAS", ECCV 2020,
         sections 3.1 and 3.2).
 
+        Args:
+            space: the space that is trained.
+            epochs: in total.
+            subnets_per_step: random subnets per optimizer step.
+
         Raises:
-            ValueError: When ``epochs`` is not an integer >= 1.
+            ValueError: When a number is not an integer >= 1.
         """
-        return cls._lasting([_sandwich(0, Stage.JOINT, space)], [epochs])
+        if not is_integer(subnets_per_step):
+            raise ValueError(f"subnets_per_step of the sandwich rule must be an integer, got {subnets_per_step!r}.")
+        return cls._lasting([replace(_sandwich(0, Stage.JOINT, space), random=subnets_per_step)], [epochs])
 
     @classmethod
     def standalone(cls, space: SearchSpace, config: SubnetConfig, epochs: int) -> PhaseSchedule:

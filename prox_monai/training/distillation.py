@@ -82,6 +82,7 @@ class DistillationLoss(nn.Module):
         task_loss: the host's loss, called with ``(outputs, target)``.
         lesson: returns the present lesson, or None.
         show: is shown the outputs of every call, from which others may learn.
+        regions: see :func:`output_distance`.
 
     After a call ``task`` and ``distance`` hold the two terms, detached; ``distance`` is None without a lesson.
     """
@@ -91,11 +92,14 @@ class DistillationLoss(nn.Module):
         task_loss: Callable[[Any, Any], Tensor],
         lesson: Callable[[], Lesson | None],
         show: Callable[[Outputs], None] = lambda outputs: None,
+        *,
+        regions: bool = False,
     ) -> None:
         super().__init__()
         self.task_loss = task_loss
         self.lesson = lesson
         self.show = show
+        self.regions = regions
         self.task: Tensor | None = None
         self.distance: Tensor | None = None
 
@@ -107,18 +111,20 @@ class DistillationLoss(nn.Module):
         lesson = self.lesson()
         if lesson is None:
             return task
-        distance = output_distance(outputs, lesson.outputs, lesson.distillation.form)
+        distance = output_distance(outputs, lesson.outputs, lesson.distillation.form, regions=self.regions)
         self.distance = distance.detach()
         return (1 - lesson.distillation.weight) * task + lesson.distillation.weight * distance
 
 
-def output_distance(outputs: Outputs, taught: Outputs, form: Form) -> Tensor:
+def output_distance(outputs: Outputs, taught: Outputs, form: Form, *, regions: bool = False) -> Tensor:
     """Return the mean over the deep-supervision outputs of their distance to the teacher's.
 
     Args:
         outputs: logits ``(B, C, *spatial)`` of the student, or a list of them.
         taught: the teacher's, of the same shapes.
         form: see :class:`Distillation`.
+        regions: channels are regions that may overlap, each with a probability of its own (sigmoid), instead of classes
+            that exclude each other (softmax).
 
     Raises:
         ValueError: When student and teacher differ in their number of outputs.
@@ -126,13 +132,20 @@ def output_distance(outputs: Outputs, taught: Outputs, form: Form) -> Tensor:
     ours, theirs = as_list(outputs), as_list(taught)
     if len(ours) != len(theirs):
         raise ValueError(f"the student has {len(ours)} outputs, the teacher {len(theirs)}.")
-    distance = F.mse_loss if form == "mse" else _divergence
+    divergence = _divergence_of_regions if regions else _divergence_of_classes
+    distance = F.mse_loss if form == "mse" else divergence
     return torch.stack([distance(a.float(), b.float()) for a, b in zip(ours, theirs, strict=True)]).mean()
 
 
-def _divergence(outputs: Tensor, taught: Tensor) -> Tensor:
+def _divergence_of_classes(outputs: Tensor, taught: Tensor) -> Tensor:
     per_class = F.kl_div(outputs.log_softmax(1), taught.log_softmax(1), reduction="none", log_target=True)
     return per_class.sum(1).mean()
+
+
+def _divergence_of_regions(outputs: Tensor, taught: Tensor) -> Tensor:
+    """The mean over regions: each is one of two classes, with its logit against 0."""
+    pairs = (torch.stack((logits, torch.zeros_like(logits)), 1) for logits in (outputs, taught))
+    return _divergence_of_classes(*pairs)
 
 
 def as_list(outputs: Outputs) -> list[Tensor]:

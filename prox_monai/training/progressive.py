@@ -49,6 +49,7 @@ class ProgressiveTraining:
         teacher_average: decay per step of the exponential moving average of weights that a phase's teacher is taken
             from; 0 takes the weights as the phase before left them. The average is a second supernet in memory.
         patch: ``full``, or ``growing`` through each phase (:func:`growing_sizes`).
+        regions: the network's channels are regions that may overlap, see :func:`output_distance`.
 
     Raises:
         ValueError: When the freeze or patch rule is unknown, the decay not in [0, 1), or the schedule does not fit the
@@ -66,6 +67,7 @@ class ProgressiveTraining:
         in_place: Distillation = Distillation(0.5, "kl"),
         teacher_average: float = 0.0,
         patch: PatchRule = "full",
+        regions: bool = False,
     ) -> None:
         for name, given, rules in (("freeze", freeze, FREEZE_RULES), ("patch", patch, PATCH_RULES)):
             if given not in rules:
@@ -82,6 +84,7 @@ class ProgressiveTraining:
         self.in_place = in_place
         self.teacher_average = teacher_average
         self.patch: PatchRule = patch
+        self.regions = regions
         self.teacher: Teacher | None = None
         self._average: AveragedModel | None = None
         self.epoch = 0
@@ -96,7 +99,7 @@ class ProgressiveTraining:
 
     def criterion(self, task_loss: Callable[[Any, Any], Tensor]) -> DistillationLoss:
         """Return the host's loss with the teacher's term added."""
-        return DistillationLoss(task_loss, lambda: self._lesson, self._keep_first)
+        return DistillationLoss(task_loss, lambda: self._lesson, self._keep_first, regions=self.regions)
 
     def _keep_first(self, outputs: Outputs) -> None:
         if self._first_outputs is None and self.phase.in_place:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -31,7 +31,8 @@ class Recipe:
             from the start) or ``standalone`` (one subnet).
         resolution_phases: of ``prox``: ``increasing`` (ProX-IR) or ``mixed`` (ProX-MR).
         polish: of ``prox``: a last phase under the sandwich rule, in which the largest teaches the others in place.
-        subnets_per_step: subnets that an optimizer step trains; one number, or one per stage of the schedule.
+        subnets_per_step: subnets that an optimizer step trains; one number, or one per stage of the schedule. Under the
+            sandwich rule the random ones, beside the largest and the smallest.
         reorder: of ``progressive_shrinking``: re-order channels by importance before the width stage.
         coupled: deeper sections are wider (CompOFA), in any schedule.
         kernel_transforms: smaller kernels are learnt transforms of larger ones (once-for-all).
@@ -49,7 +50,8 @@ class Recipe:
             (Fischer et al. 2024).
         optimizer: ``adamw`` or ``adam``.
         learning_rate: its peak.
-        learning_rate_decay: ``phase`` (warmed up and decayed in every phase), ``training`` (once) or ``constant``.
+        learning_rate_decay: ``phase`` (warmed up and decayed in every phase), ``fine_tuning`` (the same, lower after
+            the first phase), ``training`` (once) or ``constant``, see :func:`learning_rate`.
         ring_rate: rings of kernels learn at the ``core_share`` of the taps, or at the ``full`` rate
             (:meth:`Supernet.parameter_groups`).
         weight_decay: of the optimizer.
@@ -80,13 +82,17 @@ class Recipe:
         """Check what no schedule checks.
 
         Raises:
-            ValueError: When options do not go together.
+            ValueError: When an option is none of those it may be, or options do not go together.
         """
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
         expands, shrinks = self.schedule == "prox", self.schedule == "progressive_shrinking"
         for name, given, allowed, needed in (
             ("polish", self.polish, expands or not self.polish, "false"),
             ("reorder", self.reorder, shrinks or not self.reorder, "false"),
             ("growth", self.growth, expands or self.growth == "none", "none"),
+            ("freeze", self.freeze, expands or self.freeze == "none", "none"),
         ):
             if not allowed:
                 raise ValueError(
@@ -140,7 +146,7 @@ class Recipe:
             )
         total = epochs if isinstance(epochs, int) else sum(epochs)
         if self.schedule == "sandwich":
-            return PhaseSchedule.sandwich(space, total)
+            return PhaseSchedule.sandwich(space, total, subnets_per_step=self.subnets_per_step)
         try:
             return PhaseSchedule.standalone(space, space.parse(self.subnet), total)
         except ValueError as error:
@@ -164,8 +170,17 @@ class Recipe:
         groups = supernet.parameter_groups(self.learning_rate, self.ring_rate)
         return kind(groups, weight_decay=self.weight_decay, fused=fused)
 
-    def training(self, supernet: Supernet, schedule: PhaseSchedule, seed: int = 0) -> ProgressiveTraining:
-        """Return the training of a supernet through the phases."""
+    def training(
+        self, supernet: Supernet, schedule: PhaseSchedule, seed: int = 0, *, regions: bool = False
+    ) -> ProgressiveTraining:
+        """Return the training of a supernet through the phases.
+
+        Args:
+            supernet: of :meth:`supernet`.
+            schedule: of :meth:`phase_schedule`.
+            seed: seed of the sampled subnets.
+            regions: the network's channels are regions that may overlap (sigmoid), not classes (softmax).
+        """
         return ProgressiveTraining(
             supernet,
             schedule,
@@ -175,8 +190,14 @@ class Recipe:
             in_place=Distillation(self.inplace_distillation, "kl"),
             teacher_average=self.teacher_average,
             patch=self.patch,
+            regions=regions,
         )
 
+
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {name: get_args(kind) for name, kind in get_type_hints(Recipe).items() if get_origin(kind) is Literal}
+)
+"""What the options of :class:`Recipe` may be that have names."""
 
 _PAPER = {
     "polish": False,
@@ -207,7 +228,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "paper_mr": {**_PAPER, "resolution_phases": "mixed"},
         "progressive_shrinking": _SHRINKING,
         "progressive_shrinking_cai": {**_SHRINKING, "subnets_per_step": (1, 2, 4)},
-        "sandwich": {"schedule": "sandwich", **_WHOLE},
+        # BigNAS, sections 3.1 and 3.2: two random subnets beside the ends, which learn from the largest alone
+        "sandwich": {"schedule": "sandwich", "subnets_per_step": 2, "inplace_distillation": 1.0, **_WHOLE},
         "compofa": {**_SHRINKING, "coupled": True},
         "standalone": {"schedule": "standalone", **_WHOLE},
     }

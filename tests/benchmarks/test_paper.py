@@ -273,7 +273,7 @@ def test_seeds_are_outermost_and_references_first(finished, monkeypatch):
     assert (0, "plus") not in begun
 
 
-def test_ranking_compares_with_the_supernet_that_is_there(finished, monkeypatch):
+def test_ranking_compares_with_the_supernet_that_is_there(finished, monkeypatch, capsys):
     trained = []
 
     def evaluate(unit, place: Workplace, subnets: int) -> dict:
@@ -298,6 +298,14 @@ def test_ranking_compares_with_the_supernet_that_is_there(finished, monkeypatch)
     assert all(len(subnet["extracted"]) == 1 and len(subnet["alone"]) == 2 for subnet in result["subnets"])
     monkeypatch.setattr(ranking, "train_unit", None)
     assert ranking.main(finished.arguments) == 0
+    kept = finished.folder / "results" / "units" / "ranking_synthetic"
+    assert len(list(kept.rglob("result.json"))) == 8
+    shutil.rmtree(finished.output / "ranking")
+    assert ranking.main([*finished.arguments, "--published"]) == 0
+    one = next((finished.output / "ranking").rglob("unit.json"))
+    one.write_text(json.dumps(json.loads(one.read_text()) | {"batch_size": 9}))
+    assert ranking.main(finished.arguments) == 2
+    assert "begun with other settings: batch_size (9 instead of 2)" in capsys.readouterr().err
 
 
 def test_ranking_without_a_supernet(finished, tmp_path, capsys):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from comparison.published import includes_published, publish_units, take_published
+from comparison.published import holds_published, includes_published, publish_units, take_published
 
 
 def made(folder: Path, result: str, *, model: bool = True) -> Path:
@@ -55,6 +55,15 @@ def test_units_without_seeds_are_told_apart_by_fold(tmp_path):
     assert includes_published([{"method": "plus", "fold": fold} for fold in (0, 1, 2)], summary)
 
 
+def test_published_units_are_followed_by_more_where_all_are_done(tmp_path):
+    made(tmp_path / "units" / "a" / "fold0", "published", model=False)
+    made(tmp_path / "out" / "b" / "fold0", "own")
+    assert not holds_published(tmp_path / "out", tmp_path / "units")
+    take_published(tmp_path / "units", tmp_path / "out")
+    assert holds_published(tmp_path / "out", tmp_path / "units")
+
+
 def test_nothing_is_published_yet(tmp_path):
+    assert holds_published(tmp_path / "out", tmp_path / "units")
     assert includes_published([], tmp_path / "paper.json")
     assert take_published(tmp_path / "units", tmp_path / "out") == 0

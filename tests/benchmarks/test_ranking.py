@@ -85,8 +85,10 @@ def test_several_trainings_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(ranking, "train_unit", lambda *_: both.wait())
     monkeypatch.setattr(ranking, "evaluate_unit", lambda *_: {"dice": {"mean": 0.5}})
     units = [Unit(Method(name, {}), 0, 0, tmp_path) for name in "abcd"]
-    ranking.train(units, SimpleNamespace(), 2)
+    kept = []
+    ranking.train(units, SimpleNamespace(), 2, kept.append)
     assert not both.broken
+    assert kept == [unit.folder for unit in units]
 
 
 def test_the_first_that_fails_ends_it(tmp_path, monkeypatch):
@@ -99,5 +101,5 @@ def test_the_first_that_fails_ends_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ranking, "train_unit", fail)
     with pytest.raises(RuntimeError, match="a failed"):
-        ranking.train([Unit(Method(name, {}), 0, 0, tmp_path) for name in "abcdefgh"], SimpleNamespace(), 1)
+        ranking.train([Unit(Method(name, {}), 0, 0, tmp_path) for name in "abcdefgh"], SimpleNamespace(), 1, print)
     assert len(begun) < 4

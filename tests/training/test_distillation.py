@@ -52,6 +52,21 @@ def test_10_kl_is_zero_for_equal_probabilities_only():
     assert output_distance(logits, logits + 5, "mse") == 25
 
 
+def test_kl_of_regions_is_that_of_each_alone():
+    student, teacher = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    ours, theirs = (torch.distributions.Bernoulli(logits=logits) for logits in (student, teacher))
+    expected = torch.distributions.kl_divergence(theirs, ours).mean()
+    torch.testing.assert_close(output_distance(student, teacher, "kl", regions=True), expected)
+    assert output_distance(student, student + 5, "kl", regions=True) > 0.1
+    assert output_distance(student[:, :1], teacher[:, :1], "kl", regions=True) > 0.01
+
+
+def test_the_loss_compares_regions():
+    student, teacher = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
+    loss = DistillationLoss(F.l1_loss, lambda: Lesson([teacher], Distillation(1.0, "kl")), regions=True)
+    assert torch.equal(loss(student, student), output_distance(student, teacher, "kl", regions=True))
+
+
 def test_10_without_a_teacher_the_loss_is_the_task():
     loss = DistillationLoss(F.l1_loss, lambda: None)
     student, target = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3)

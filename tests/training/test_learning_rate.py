@@ -34,10 +34,16 @@ def test_one_warm_up_and_cosine_over_all_phases(position, expected):
     assert learning_rate(SCHEDULE, position, 3.0, "training") == pytest.approx(3 * expected, abs=1e-5)
 
 
+@pytest.mark.parametrize(("position", "share"), [(0.5, 1), (1, 1), (5.5, 1), (10, 0.25), (12, 0.25), (21, 0.25)])
+def test_fine_tuning_is_lower_after_the_first_phase(position, share):
+    expected = share * learning_rate(SCHEDULE, position, 3.0)
+    assert learning_rate(SCHEDULE, position, 3.0, "fine_tuning") == pytest.approx(expected)
+
+
 def test_constant():
     assert {learning_rate(SCHEDULE, position, 3.0, "constant") for position in range(30)} == {3.0}
 
 
 def test_an_unknown_decay_is_refused():
-    with pytest.raises(ValueError, match=r"decay must be one of \('phase', 'training', 'constant'\), got 'step'"):
+    with pytest.raises(ValueError, match=r"decay must be one of \('phase', 'fine_tuning', .*\), got 'step'"):
         learning_rate(SCHEDULE, 0, 1.0, "step")

@@ -101,11 +101,28 @@ def test_a_subnet_alone_starts_as_its_host_starts_it():
         ({"reorder": True}, "reorder must be false with schedule 'prox', got True"),
         ({"teacher_average": 0.9}, r"teacher_average must be 0 where there is no teacher \(distillation 0\), got 0.9"),
         ({"kernel_transforms": True}, "kernel_transforms need growth 'none', got 'preserving'"),
+        (
+            {"schedule": "sandwhich"},
+            "schedule must be one of prox, progressive_shrinking, sandwich, standalone, got 'sand",
+        ),
+        ({"optimizer": "sgd"}, "optimizer must be one of adamw, adam, got 'sgd'"),
+        ({"growth": "slow"}, "growth must be one of preserving, host, none, got 'slow'"),
+        (
+            {"schedule": "progressive_shrinking", "polish": False, "growth": "none", "freeze": "both"},
+            "freeze must be none with schedule 'progressive_shrinking', got 'both'",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**fields)
+
+
+def test_the_sandwich_rule_has_as_many_random_subnets_as_are_wanted():
+    (phase,) = recipe("sandwich").phase_schedule(SPACE, 3).phases
+    assert (phase.fixed, phase.random) == ((SPACE.largest(), SPACE.smallest()), 2)
+    with pytest.raises(ValueError, match=r"subnets_per_step of the sandwich rule must be an integer, got \(1, 2\)"):
+        recipe("sandwich", subnets_per_step=(1, 2)).phase_schedule(SPACE, 3)
 
 
 def test_an_unknown_subnet_is_refused():
@@ -124,5 +141,6 @@ def test_an_optimizer_has_the_rate_of_the_rings():
 
 def test_a_training_has_its_patch_and_its_teacher_s_average():
     method = recipe("paper", patch="growing", teacher_average=0.9)
-    training = method.training(method.supernet(ARCHITECTURE, SPACE), method.phase_schedule(SPACE, 12))
+    training = method.training(method.supernet(ARCHITECTURE, SPACE), method.phase_schedule(SPACE, 12), regions=True)
     assert (training.patch, training.teacher_average) == ("growing", 0.9)
+    assert training.criterion(F.cross_entropy).regions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,12 @@ import yaml
 
 from prox_monai.space import SearchSpace, unet_groups
 from prox_monai.training import PRESETS, Recipe
-from prox_monai.training.patches import PATCH_RULES
+from prox_monai.training.recipe import CHOICES
 
 CONFIG_VARIABLE = "PROX_CONFIG"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, init=False)
 class ProXSettings(Recipe):
     """Everything that can be set: the recipe, the candidates, and how nnU-Net runs it.
 
@@ -46,6 +46,11 @@ class ProXSettings(Recipe):
         save_every: epochs between checkpoints; the end of a phase is always saved.
         validate: the subnets that are validated after training; a subnet that is trained alone is validated alone.
         overwrite: allow a new training in a results folder that holds one.
+
+    Fields that are not given are those of the preset.
+
+    Raises:
+        ValueError: When a field is unknown, or a value is not allowed.
     """
 
     preset: str = "plus"
@@ -67,6 +72,17 @@ class ProXSettings(Recipe):
     save_every: int = 10
     validate: tuple[str, ...] = ("smallest", "middle", "largest")
     overwrite: bool = False
+
+    def __init__(self, **given: Any) -> None:
+        known = {field.name: field.default for field in dataclasses.fields(self)}
+        if unknown := [name for name in given if name not in known]:
+            described = (f"{name!r}{_did_you_mean(name, known)}" for name in unknown)
+            raise ValueError(f"unknown field {', '.join(described)}; the fields are {', '.join(known)}.")
+        preset = given.get("preset")
+        of_preset = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+        for name, value in {**known, **of_preset, **given}.items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
 
     def __post_init__(self) -> None:
         for name in _SEQUENCES:
@@ -146,21 +162,14 @@ def settings_of_class(cls: type) -> ProXSettings:
 
 
 def with_fields(base: ProXSettings, given: Mapping[str, Any]) -> ProXSettings:
-    """Return settings with some fields given; those of a preset that is given, too, yield to them.
+    """Return settings with some fields given; with a preset among them nothing of the recipe before is left.
 
     Raises:
         ValueError: When a field is unknown, or a value is not allowed.
     """
-    known = [field.name for field in dataclasses.fields(ProXSettings)]
-    unknown = []
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            unknown.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
-    if unknown:
-        raise ValueError(f"unknown field {', '.join(unknown)}; the fields are {', '.join(known)}.")
-    preset = PRESETS.get(given["preset"], {}) if isinstance(given.get("preset"), str) else {}
-    return dataclasses.replace(base, **{**preset, **given})
+    recipe = {field.name for field in dataclasses.fields(Recipe)} if "preset" in given else set()
+    kept = {field.name: getattr(base, field.name) for field in dataclasses.fields(base) if field.name not in recipe}
+    return ProXSettings(**{**kept, **{str(name): value for name, value in given.items()}})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -187,6 +196,11 @@ def differing_fields(a: ProXSettings, b: ProXSettings, fields: set[str]) -> list
     """Describe the fields, out of ``fields``, in which two settings differ."""
     ours, theirs = a.to_dict(), b.to_dict()
     return [f"{name} ({theirs[name]} instead of {ours[name]})" for name in sorted(fields) if ours[name] != theirs[name]]
+
+
+def _did_you_mean(name: Any, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _yaml_hint(value: Any) -> str:
@@ -230,8 +244,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "max_width": ("a number > 0 or null", lambda value: value is None or _POSITIVE[1](value)),
     "preset": _one_of(*PRESETS),
     "network": _one_of("plain", "inverted", "reversible"),
-    "schedule": _one_of("prox", "progressive_shrinking", "sandwich", "standalone"),
-    "resolution_phases": _one_of("increasing", "mixed"),
+    **{name: _one_of(*allowed) for name, allowed in CHOICES.items()},
     "polish": _FLAG,
     "subnets_per_step": _COUNTS,
     "reorder": _FLAG,
@@ -244,17 +257,10 @@ _ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "batch_size": _COUNT_OR_NULL,
     "threads": _COUNT_OR_NULL,
     "seed": ("an integer >= 0", lambda value: _integer(value, 0)),
-    "freeze": _one_of("none", "depth", "kernel", "both"),
-    "growth": _one_of("preserving", "host", "none"),
     "distillation": _FRACTION,
-    "distillation_form": _one_of("mse", "kl"),
     "teacher_average": ("a number in [0, 1)", lambda value: _FRACTION[1](value) and value < 1),
     "inplace_distillation": _FRACTION,
-    "patch": _one_of(*PATCH_RULES),
-    "optimizer": _one_of("adamw", "adam"),
     "learning_rate": _POSITIVE,
-    "learning_rate_decay": _one_of("phase", "training", "constant"),
-    "ring_rate": _one_of("core_share", "full"),
     "weight_decay": _NOT_NEGATIVE,
     "mirror": _FLAG,
     "expansion": _one_of("off", "report", "stop"),

@@ -140,7 +140,9 @@ class ProXTrainer(nnUNetTrainer):
         super().initialize()
         if self.is_ddp:
             self.network = _wrap_again(self.network)
-        self.training = self.settings.training(self.supernet, self.schedule, self.settings.seed)
+        self.training = self.settings.training(
+            self.supernet, self.schedule, self.settings.seed, regions=self.label_manager.has_regions
+        )
         self.loss = self.training.criterion(self.loss)
         self._choose_validated()
 

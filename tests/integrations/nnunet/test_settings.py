@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from prox_monai.integrations.nnunet.settings import ProXSettings, differing_fields, resolve_settings
+from prox_monai.integrations.nnunet.settings import ProXSettings, differing_fields, resolve_settings, with_fields
 from prox_monai.integrations.nnunet.trainer import ProXTrainer
 
 WRONG = [
@@ -158,6 +158,25 @@ def test_fields_that_are_given_prevail_over_those_of_the_preset(tmp_path):
     settings, given = resolve_settings(ProXSettings(seed=3), {"PROX_CONFIG": str(path)})
     assert given == {"preset", "freeze"}
     assert (settings.preset, settings.growth, settings.freeze, settings.seed) == ("paper", "host", "none", 3)
+
+
+def test_fields_that_are_not_given_are_those_of_the_preset():
+    settings = ProXSettings(preset="paper", seed=3, distillation=0.25)
+    assert (settings.preset, settings.growth, settings.freeze, settings.seed) == ("paper", "host", "both", 3)
+    assert settings.distillation == 0.25
+    assert settings == with_fields(ProXSettings(seed=3), {"preset": "paper", "distillation": 0.25})
+    assert dataclasses.replace(settings, freeze="none").growth == "host"
+
+
+def test_nothing_is_left_of_the_preset_before():
+    before = ProXSettings(preset="paper", width=(0.5,), learning_rate=1.0)
+    assert with_fields(before, {"preset": "plus"}) == ProXSettings(width=(0.5,))
+    assert with_fields(before, {"seed": 4}) == dataclasses.replace(before, seed=4)
+
+
+def test_an_unknown_field_is_named():
+    with pytest.raises(ValueError, match=r"unknown field 'widht' \(did you mean 'width'\?\), 'zzz'; the fields are"):
+        ProXSettings(widht=(1.0,), zzz=1)
 
 
 def test_a_preset_may_be_a_class_attribute():

@@ -252,7 +252,7 @@ def test_every_method_trains(make_trainer, preset):
     log = trainer.logger.local_logger.my_fantastic_logging
     assert log["stage"] == PRESET_STAGES[preset]
     trained = sum(len(trainer.training.subnets_at(epoch, 0)) for epoch in range(6))
-    assert trained == {"plus": 8, "progressive_shrinking_cai": 2 + 2 + 4 * 3, "sandwich": 18}.get(preset, 6)
+    assert trained == {"plus": 8, "progressive_shrinking_cai": 2 + 2 + 4 * 3, "sandwich": 24}.get(preset, 6)
     weights = torch.load(Path(trainer.output_folder, "checkpoint_final.pth"), weights_only=True)["network_weights"]
     ours = trainer.supernet.state_dict()
     assert all(torch.equal(weights[name], ours[name]) for name in ours if name != "_extra_state")
