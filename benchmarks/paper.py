@@ -46,7 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__)
     parser.add_argument("--methods", nargs="+", default=["main"], help="methods or groups: main, others, all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--folds", nargs="+", type=int, default=[1], help="of nnU-Net's five; recipes were chosen on 0")
+    parser.add_argument(
+        "--folds",
+        nargs="+",
+        type=int,
+        default=[1],
+        choices=range(5),
+        help="of nnU-Net's five; recipes were chosen on 0",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; all cores unless given")
     parser.add_argument("--published", action="store_true", help="units of benchmarks/results/units are done")
     return run(compare, parser, argv)
@@ -59,6 +66,8 @@ def compare(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     methods = comparison.choose(arguments.methods)
+    if min(arguments.seeds) < 0:
+        raise ValueError(f"--seeds must be integers >= 0, got {' '.join(map(str, arguments.seeds))}.")
     units = [
         Unit(method, seed, fold, arguments.output.absolute())
         for seed in arguments.seeds

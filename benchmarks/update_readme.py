@@ -137,15 +137,17 @@ def paper_lines() -> list[str]:
     return [
         "",
         f"`{result['command']}`: the same data, {result['cases']} unseen cases of fold {folds}; {subnets} "
-        f"random subnets per training, the same for all methods of one space; every training has the same number of "
-        f"steps, except where the name says otherwise; medians over the seeds; training time without validation, in "
-        f"minutes of the processor that most of progressive shrinking (PS) was trained on, and against PS of the same "
-        f"seed on the same processor; {machine}. What each method is: "
+        f"random subnets per training, the same for all methods of one space; every training with `ProXTrainer` has "
+        f"as many steps as any other, except where the name says otherwise; `nnunet` makes as many as fit into the "
+        f"time of PS, on a CPU a small part of the 250,000 that its own schedule is made for; medians over the seeds; "
+        f"training time without validation, in minutes of the processor that most of progressive shrinking (PS) was "
+        f"trained on, and against PS of the same seed on the same processor; {machine}. What each method is: "
         "[benchmarks/paper.yaml](benchmarks/paper.yaml).",
         "",
         *method_table(result),
         "",
         *bar_table(result["bars"]),
+        *stop_lines(result["units"]),
         *paper_pictures(),
     ]
 
@@ -165,6 +167,33 @@ def bar_table(bars: list[dict]) -> list[str]:
     said = {True: "yes", False: "no", None: "not measured"}
     rows = ((b["what"], b["bar"], _number(b["measured"]), said[b["met"]], str(b["seeds"])) for b in bars)
     return markdown(("bar", "", "measured", "met", "seeds"), "lrrlr", rows)
+
+
+def stop_lines(units: list[dict]) -> list[str]:
+    """Return what ``expansion: stop`` did to a larger space, for each seed that was trained with and without it."""
+    off, stop = (
+        {(unit["seed"], unit["fold"]): unit for unit in units if unit["method"] == name}
+        for name in ("plus_deeper", "plus_deeper_stop")
+    )
+    lines = []
+    for key in off.keys() & stop.keys():
+        whole, stopped = off[key], stop[key]
+        gains = [
+            f"{phase['stage']} {phase['gain']['mean']:+.4f} (90 % upper bound {phase['gain']['upper']:+.4f}), "
+            f"{'the dimension ends' if phase['gain']['decision'] == 'ends' else 'goes on'}"
+            for phase in stopped["phases"]
+            if phase.get("gain")
+        ]
+        lines += [
+            "",
+            f"`expansion: stop` on depths {whole['settings']['depth']} and widths {whole['settings']['width']} "
+            f"(`plus_deeper_stop` beside `plus_deeper`, seed {key[0]}): {'; '.join(gains)}. "
+            f"{len(stopped['phases'])} phases instead of {len(whole['phases'])}, "
+            f"{stopped['train_seconds'] / 60:.1f} minutes instead of {whole['train_seconds'] / 60:.1f}; Dice of the "
+            f"largest {stopped['named']['largest']:.3f} instead of {whole['named']['largest']:.3f}, mean of the random "
+            f"subnets {stopped['dice']['mean']:.3f} instead of {whole['dice']['mean']:.3f}.",
+        ]
+    return lines
 
 
 def paper_pictures() -> list[str]:
@@ -344,7 +373,9 @@ def write_readme() -> None:
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    readme.write_text(before + BEGIN + "\n" + table() + "\n" + END + after)
+    partial = readme.with_name("README.md.partial")
+    partial.write_text(before + BEGIN + "\n" + table() + "\n" + END + after)
+    partial.replace(readme)
 
 
 def main() -> None:

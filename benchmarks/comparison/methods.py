@@ -14,6 +14,7 @@ from prox_monai.integrations.nnunet.settings import ProXSettings, with_fields
 
 PROX_TRAINER = "ProXTrainer"
 STOCK_TRAINERS = ("TimedTrainer", "TimedAdamWTrainer")
+_PARTS = ("common", "full", "methods", "groups", "subnets", "ranking")
 _ABOUT = {"of": None, "match_seconds": None, "steps": 1}  # of a method, beside its settings
 
 
@@ -115,9 +116,10 @@ def read_comparison(path: Path, *, full: bool = False, threads: int | None = Non
 
     Raises:
         FileNotFoundError: When it does not exist.
-        ValueError: When a method or group refers to one that is not there, or settings are not allowed.
+        ValueError: When it is no YAML, lacks a part, a method or group refers to one that is not there, or settings are
+            not allowed.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = _read(path)
     limit = {} if threads is None else {"threads": threads}
     common = {**content["common"], **(content["full"] if full else {}), **limit}
     methods: dict[str, Method] = {}
@@ -128,6 +130,17 @@ def read_comparison(path: Path, *, full: bool = False, threads: int | None = Non
             raise ValueError(f"group {group}: there is no method {unknown[0]!r}; there are {', '.join(methods)}.")
     groups = {group: tuple(names) for group, names in content["groups"].items()}
     return Comparison(common, methods, groups, content["subnets"], content["ranking"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    lacking = [part for part in _PARTS if not isinstance(content, dict) or part not in content]
+    if lacking:
+        raise ValueError(f"{path} must hold {', '.join(_PARTS)}; it lacks {', '.join(lacking)}.")
+    return content
 
 
 def with_steps(settings: Mapping[str, Any], share: float) -> dict[str, Any]:

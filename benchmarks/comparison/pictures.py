@@ -23,7 +23,7 @@ def draw(results: Results, folder: Path, name: str, *, title: str, main: Sequenc
         results: the units.
         folder: where the PNGs go.
         name: what their names begin with.
-        title: data, cases and device.
+        title: data and cases.
         main: the methods of the pictures that only a few fit into; all if none of them is done.
     """
     time_picture(results, folder / f"{name}_time.png", title=title)
@@ -37,13 +37,15 @@ def draw(results: Results, folder: Path, name: str, *, title: str, main: Sequenc
     few = [result for result in results if result["method"] in main] or results
     if scores := bucket_scores(few):
         buckets = min(BUCKETS, len({latency for pairs in scores.values() for latency, _ in pairs}))
-        bucket_picture(scores, folder / f"{name}_latency.png", title=title, buckets=buckets)
+        device = results[0]["environment"]["device"]
+        bucket_picture(scores, folder / f"{name}_latency.png", title=f"{title}; {device}", buckets=buckets)
     firsts = {method: runs[0] for method, runs in by_method(few).items()}
     curves = {method: labelled_curve(run) for method, run in firsts.items()}
     said = "Training loss, first seed; x: loss of the largest just after an expansion ÷ just before"
-    loss_picture(curves, folder / f"{name}_loss.png", title=f"{said}\n{title}")
+    data = title.partition(",")[0]  # losses are of training batches, not of the cases
+    loss_picture(curves, folder / f"{name}_loss.png", title=f"{said}\n{data}")
     if len({run["environment"]["device"] for run in firsts.values()}) == 1:
-        loss_picture(curves, folder / f"{name}_loss_minutes.png", title=f"{said}\n{title}", over="minutes")
+        loss_picture(curves, folder / f"{name}_loss_minutes.png", title=f"{said}\n{data}", over="minutes")
 
 
 def labelled_curve(run: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
@@ -97,8 +99,8 @@ def time_picture(results: Results, path: Path, *, title: str) -> None:
     axes.set_yticks(range(len(groups)), list(groups))
     axes.invert_yaxis()
     right = 1.1 * max(time for runs in groups.values() for time in times(runs, "train_seconds"))  # room beside a bar
-    unit = "÷ that of progressive shrinking, same seed and processor" if base else "(minutes)"
-    axes.set(xlabel=f"training time {unit}; median over the seeds", title=title, xlim=(0, right))
+    unit = "÷ progressive shrinking's of the same seed and processor" if base else "in minutes"
+    axes.set(xlabel=f"training time {unit}\nmedian and span over the seeds", title=title, xlim=(0, right))
     axes.legend(fontsize="small", loc="best")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)

@@ -74,4 +74,6 @@ def _copy(folder: Path, destination: Path) -> None:
     destination.mkdir(parents=True, exist_ok=True)
     for name in _FILES:
         if (folder / name).exists():
-            shutil.copyfile(folder / name, destination / name)
+            partial = destination / f"{name}.partial"
+            shutil.copyfile(folder / name, partial)
+            partial.replace(destination / name)

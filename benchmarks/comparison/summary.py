@@ -54,7 +54,12 @@ def summarise(
         "dataset": dataset,
         "cases": results[0]["cases"],
         "dates": [min(result["date"] for result in results), max(result["date"] for result in results)],
-        "machine": {**results[-1]["environment"], "device": devices(results), "threads": measured.get("threads")},
+        "machine": {
+            **results[-1]["environment"],
+            "device": devices(results),
+            "commits": list(dict.fromkeys(result["environment"].get("commit") for result in results)),
+            "threads": measured.get("threads"),
+        },
         "not_trained": [method.name for method in methods if method.name not in done],
         "bars": bars(results, ranking),
         "methods": {
@@ -112,6 +117,7 @@ def bucket_table(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     index = dict(zip(distinct, latency_buckets(distinct, buckets), strict=True))
     edges = [[min(part), max(part)] for part in ([x for x in distinct if index[x] == b] for b in range(buckets))]
     return {
+        "device": results[0]["environment"]["device"],
         "milliseconds": edges,
         "mean_dice": {
             method: [_mean(dice for latency, dice in pairs if index[latency] == b) for b in range(buckets)]
@@ -141,7 +147,9 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     text = json.dumps(content, indent=1)
     text = _LIST.sub(lambda match: f"[{' '.join(match[1].split())}]", text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def _shortened(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,15 +86,17 @@ def _select_arguments(parser: argparse.ArgumentParser) -> None:
 def _extend(arguments: argparse.Namespace) -> int:
     with extra("nnunet"):
         from prox_monai.integrations.nnunet.extend import extend
-        from prox_monai.space import Dimension
+        from prox_monai.space import Dimension, Stage
 
     candidates = {dimension: tuple(getattr(arguments, dimension)) for dimension in Dimension}
     epochs = arguments.epochs[0] if len(arguments.epochs) == 1 else arguments.epochs
     path, schedule = extend(arguments.checkpoint, candidates, epochs, arguments.output)
-    new = schedule.phases[-sum(map(len, candidates.values())) :]
+    polished = schedule.phases[-1].stage == Stage.POLISH
+    new = schedule.phases[-sum(map(len, candidates.values())) - polished :]
     print(f"{path} holds the trained subnets unchanged, and room for:")
     for phase in new:
-        print(f"  {phase.stage} {phase.space.candidates(phase.stage)[-1]:g}, {phase.epochs} epochs")
+        candidate = "" if phase.stage == Stage.POLISH else f" {phase.space.candidates(phase.stage)[-1]:g}"
+        print(f"  {phase.stage}{candidate}, {phase.epochs} epochs")
     trainer, plans, configuration = path.parent.parent.name.split("__")
     dataset, fold = path.parents[2].name, path.parent.name.removeprefix("fold_")
     print("Train them (the optimizer starts afresh; settings are in the checkpoint, PROX_CONFIG is not needed) with:")

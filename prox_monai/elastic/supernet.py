@@ -56,6 +56,8 @@ class Supernet(nn.Module):
             raise ValueError(
                 f"the search space has {space.sections} sections, the architecture {architecture.sections}."
             )
+        if growth not in get_args(Growth):
+            raise ValueError(f"growth must be one of {get_args(Growth)}, got {growth!r}.")
         self.architecture = architecture
         self.growth: Growth = growth
         self._allocate(space, kernel_transforms)

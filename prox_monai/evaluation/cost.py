@@ -127,7 +127,7 @@ def latency(
     device = _device(device)
     plain = copy.deepcopy(network).to(device).eval()
     x = torch.rand(1, *input_shape, device=device)
-    with torch.inference_mode(), OneImage():
+    with torch.inference_mode(), OneImage.where_needed(device):
         for _ in range(warmup):
             plain(x)
         times = [_milliseconds(lambda: plain(x), device) for _ in range(repeats)]

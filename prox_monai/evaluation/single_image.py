@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import torch
@@ -25,6 +26,11 @@ class OneImage(TorchFunctionMode):
     Values are the same but for rounding. All else stays as it is: other images and operations, other devices and
     precisions, and whatever is traced, compiled or has gradients.
     """
+
+    @classmethod
+    def where_needed(cls, device: torch.device) -> AbstractContextManager[Any]:
+        """Return this context for a CPU, and one that does nothing for other devices, where it would cost time."""
+        return cls() if device.type == "cpu" else nullcontext()
 
     @classmethod
     def cover(cls, network: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prox_monai.evaluation.single_image import DEVICE, OneImage
 from prox_monai.export.fixed_size import at_fixed_size
+from prox_monai.export.program_archive import check_program_archive
 
 FILE = "model.pt2"
 
@@ -41,7 +42,7 @@ class TorchRuntime:
         threads: CPU threads of torch in the whole process; as they are if not given.
 
     Raises:
-        ValueError: When the file is no exported program.
+        ValueError: When the file is no exported program, or holds what torch would unpickle.
     """
 
     name = "torch"
@@ -49,6 +50,7 @@ class TorchRuntime:
     version = torch.__version__
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        check_program_archive(path)
         if threads:
             torch.set_num_threads(threads)
         try:

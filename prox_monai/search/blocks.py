@@ -18,6 +18,7 @@ from prox_monai.elastic.skeleton import build_skeleton
 from prox_monai.space import SearchSpace, SubnetConfig
 
 _PATIENCE = 400
+_DRAWS_PER_BLOCK = 20  # a section's first blocks differ in two widths and the kernel: one is missed in e^-20 of cases
 _RESIZE = "resize"
 _SAME_SHAPE = (_NormBase, nn.GroupNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU, _DropoutNd)
 
@@ -95,13 +96,14 @@ def all_blocks(
         seed: of the draw.
     """
     found: dict[str, tuple[SubnetConfig, Block]] = {}
+    patience = max(_PATIENCE, _DRAWS_PER_BLOCK * len(space.width) ** 2 * len(space.kernel))
     for configs in _samples(space, random.Random(seed)):
         idle = 0
         for config in configs:
             new = {block.key: (config, block) for block in blocks_of(architecture, config, input_shape)}
             idle = 0 if new.keys() - found.keys() else idle + 1
             found = new | found
-            if idle == _PATIENCE:
+            if idle == patience:
                 break
     return found
 

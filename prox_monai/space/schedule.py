@@ -213,7 +213,8 @@ class PhaseSchedule:
     def extended(self, space: SearchSpace, epochs: int | Sequence[int]) -> PhaseSchedule:
         """Return the schedule with a phase more for each candidate that a larger space adds.
 
-        New phases expand depth, width, kernel, resolution in this order, as ProX does (section 1: "scalability").
+        New phases expand depth, width, kernel, resolution in this order, as ProX does (section 1: "scalability"). Where
+        the schedule ends with polishing, the extension does, too.
 
         Args:
             space: the last phase's, with larger candidates added.
@@ -236,6 +237,9 @@ class PhaseSchedule:
         done = len(self.phases)
         if len(phases) == done:
             raise ValueError(f"an extension needs a candidate that is not in {space}.")
+        if self.phases[-1].stage == Stage.POLISH:
+            phases.append(_sandwich(len(phases), Stage.POLISH, space))
+            epochs = _with_polish(epochs, len(phases) - done)
         lengths = _split(epochs, len(phases) - done)
         new = (replace(phase, epochs=length) for phase, length in zip(phases[done:], lengths, strict=True))
         return PhaseSchedule((*self.phases, *new))

@@ -32,6 +32,20 @@ def read(tmp_path):
     return from_content
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("common: [", r"paper.yaml is not valid YAML"),
+        ("", "must hold common, full, methods, groups, subnets, ranking; it lacks common, full"),
+        ("common: {}\nmethods: {}\nsubnets: 3\nfull: {}", "it lacks groups, ranking"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, message):
+    (tmp_path / "paper.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_comparison(tmp_path / "paper.yaml")
+
+
 def no_time(method: str) -> float:
     raise AssertionError(f"the time of {method} is not needed")
 

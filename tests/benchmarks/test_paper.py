@@ -239,6 +239,13 @@ def test_unknown_methods_are_refused(finished, capsys):
     assert "the methods are plus, nnunet, progressive_shrinking" in said
 
 
+def test_seeds_and_folds_that_do_not_exist_are_refused(finished, capsys):
+    assert "--seeds must be integers >= 0, got 0 -1" in refused([*finished.arguments, "--seeds", "0", "-1"], capsys)
+    with pytest.raises(SystemExit):
+        paper.main([*finished.arguments, "--folds", "5"])
+    assert "invalid choice: 5" in capsys.readouterr().err
+
+
 def test_other_data_are_refused(finished, capsys, tmp_path):
     data = write_synthetic_decathlon(tmp_path / "Task08_Other", cases=6, size=(12, 12, 12))
     said = refused([*finished.arguments, "--data", str(data), "--seeds", "1"], capsys)

@@ -41,7 +41,8 @@ def test_medians_and_ratios(results):
     stock = summary["methods"]["nnunet"]
     assert (stock["mean"], stock["largest"], stock["multiply_adds_1e9_ratio"]) == (None, 0.7, None)
     assert summary["not_trained"] == ["paper"]
-    assert summary["machine"] == {"device": "a processor", "cores": 2, "torch": "2.9", "threads": 2}
+    machine = {"device": "a processor", "cores": 2, "torch": "2.9", "threads": 2, "commits": [None]}
+    assert summary["machine"] == machine
 
 
 def test_all_processors_are_named(result):
@@ -171,6 +172,22 @@ def test_the_table(committed, results):
     assert "| mean Dice of the random subnets, plus | >= 0.86 | 0.870 | yes |" in text
     assert "| Kendall's tau to stand-alone training ÷ its ceiling | >= 0.8 |  | not measured |" in text
     assert "a processor, threads: 2, torch 2.9" in text
+
+
+def test_the_lines_on_a_stop(committed, results, result):
+    gain = {"mean": -0.002, "upper": 0.001, "decision": "ends"}
+    fields = {"depth": [1, 2, 3], "width": [0.5]}
+    stopped = [{"phase": 0, "stage": "depth"}, {"phase": 1, "stage": "depth", "gain": gain}]
+    pair = [
+        result("plus_deeper", 0.85, 600.0, settings=fields),
+        result("plus_deeper_stop", 0.84, 300.0, settings=fields, phases=stopped),
+    ]
+    assert update_readme.stop_lines(results) == []
+    assert update_readme.stop_lines(pair[:1]) == []
+    said = "\n".join(update_readme.stop_lines(pair))
+    assert "depth -0.0020 (90 % upper bound +0.0010), the dimension ends" in said
+    assert "2 phases instead of 3, 5.0 minutes instead of 10.0" in said
+    assert "Dice of the largest 0.850 instead of 0.860, mean of the random subnets 0.840 instead of 0.850" in said
 
 
 def test_the_lines_on_ranking(committed):

@@ -81,21 +81,29 @@ def test_polishing_ends_no_dimension():
 
 def test_an_extension_adds_a_phase_per_candidate():
     space = replace(SPACE, depth=(1, 2, 3, 4), width=(0.5, 1, 2), kernel=(3, 5, 7, 9, 11))
-    extended = SCHEDULE.extended(space, [1, 2, 3, 4])
+    extended = SCHEDULE.extended(space, [1, 2, 3, 4, 5])
     assert extended.phases[:8] == SCHEDULE.phases
     assert rows(extended)[8:] == [
         ("depth", 1, (1, 2, 3, 4), (0.5, 1), (3, 5, 7), (0.8, 1), "d3-w1-k7-r1"),
         ("width", 2, (1, 2, 3, 4), (0.5, 1, 2), (3, 5, 7), (0.8, 1), "d4-w1-k7-r1"),
         ("kernel", 3, (1, 2, 3, 4), (0.5, 1, 2), (3, 5, 7, 9), (0.8, 1), "d4-w2-k7-r1"),
         ("kernel", 4, (1, 2, 3, 4), (0.5, 1, 2), (3, 5, 7, 9, 11), (0.8, 1), "d4-w2-k9-r1"),
+        ("polish", 5, (1, 2, 3, 4), (0.5, 1, 2), (3, 5, 7, 9, 11), (0.8, 1), None),
     ]
-    assert all((phase.random, phase.fixed) == (1, ()) for phase in extended.phases[8:])
+    assert all((phase.random, phase.fixed) == (1, ()) for phase in extended.phases[8:-1])
+    assert extended.phases[-1].fixed == (space.largest(), space.smallest())
+
+
+def test_an_extension_is_polished_where_the_schedule_was():
+    plain = PhaseSchedule.prox(SPACE, 16)
+    extended = plain.extended(replace(SPACE, depth=(1, 2, 3, 4)), 2)
+    assert [phase.stage for phase in extended.phases[len(plain.phases) :]] == ["depth"]
 
 
 def test_epochs_of_an_extension_are_split():
-    extended = SCHEDULE.extended(replace(SPACE, depth=(1, 2, 3, 4), width=(0.5, 1, 2)), 5)
-    assert [phase.epochs for phase in extended.phases[8:]] == [2, 3]
-    assert extended.total_epochs == SCHEDULE.total_epochs + 5
+    extended = SCHEDULE.extended(replace(SPACE, depth=(1, 2, 3, 4), width=(0.5, 1, 2)), 6)
+    assert [phase.epochs for phase in extended.phases[8:]] == [2, 3, 1]
+    assert extended.total_epochs == SCHEDULE.total_epochs + 6
 
 
 @pytest.mark.parametrize(
@@ -104,8 +112,8 @@ def test_epochs_of_an_extension_are_split():
         ({}, 3, "an extension needs a candidate that is not in"),
         ({"depth": (1, 2)}, 3, r"depth must be \(1, 2, 3\) and larger candidates, got \(1, 2\)"),
         ({"width": (0.5, 0.75, 1)}, 3, r"width must be \(0.5, 1.0\) and larger candidates, got \(0.5, 0.75, 1.0\)"),
-        ({"kernel": (3, 5, 7, 9, 11)}, 1, "1 epochs cannot cover 2 phases; give at least 2"),
-        ({"kernel": (3, 5, 7, 9)}, [1, 1], "a list of 1 integers >= 1, one per phase"),
+        ({"kernel": (3, 5, 7, 9, 11)}, 2, "2 epochs cannot cover 3 phases; give at least 3"),
+        ({"kernel": (3, 5, 7, 9)}, [1], "a list of 2 integers >= 1, one per phase"),
     ],
 )
 def test_an_extension_that_does_not_extend_is_refused(changes, epochs, message):

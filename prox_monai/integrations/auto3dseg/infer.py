@@ -83,7 +83,7 @@ class InferClass:
         image: MetaTensor = data["image"]
         inputs = image.as_tensor()[None].to(self.device)
         mixed = self.parameters.amp and self.device.type == "cuda"
-        with torch.autocast(self.device.type, enabled=mixed), OneImage():
+        with torch.autocast(self.device.type, enabled=mixed), OneImage.where_needed(self.device):
             logits = [self.inferer(inputs, network)[0].float() for network in self.networks]
         # of an image that is too large for the GPU the inferer returns them on the CPU
         probabilities = torch.stack([each.softmax(0).to(logits[0].device) for each in logits]).mean(0)

@@ -85,9 +85,11 @@ def train(parameters: Parameters, folder: AlgoFolder, device: torch.device) -> f
     if rank() == 0:
         save_checkpoint(folder.supernet, engines.supernet)
     rows = evaluate_subnets(parameters, folder, engines.supernet, engines.validation, device)
-    score = next(row["score"] for row in rows if row["name"] == "largest") or 0.0
+    supernet = engines.supernet
+    largest = supernet.architecture.canonical(supernet.space.largest()).name  # its row may have another alias as well
+    score = next(row["score"] for row in rows if row["key"] == largest) or 0.0
     if rank() == 0:
-        _write_progress(folder, rows, engines.trainer.state.epoch)
+        _write_progress(folder, rows, largest, engines.trainer.state.epoch)
         for done in (folder.training, folder.previous):
             shutil.rmtree(done, ignore_errors=True)
     logger.info("mean Dice of the largest subnet on the validation cases: %.4f", score)
@@ -136,7 +138,7 @@ def _put_aside(folder: AlgoFolder) -> None:
         logger.info("the finished model is in %s until the new one is finished", folder.previous)
 
 
-def _write_progress(folder: AlgoFolder, rows: list[dict[str, Any]], epochs: int) -> None:
+def _write_progress(folder: AlgoFolder, rows: list[dict[str, Any]], largest: str, epochs: int) -> None:
     """Write the scores; Auto3DSeg reads the last entry, which is the largest subnet's."""
     entries = [
         {
@@ -147,7 +149,7 @@ def _write_progress(folder: AlgoFolder, rows: list[dict[str, Any]], epochs: int)
             "best_avg_dice_score_epoch": epochs,
             "latency_ms": row["latency_ms"],
         }
-        for row in sorted(rows, key=lambda row: row["name"] == "largest")
+        for row in sorted(rows, key=lambda row: row["key"] == largest)
     ]
     write_config(folder.progress, entries)
 

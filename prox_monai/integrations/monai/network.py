@@ -126,7 +126,7 @@ class SubnetNetwork(Supernet):
         """Run the chosen subnet; of one image on a CPU, by oneDNN (:class:`OneImage`)."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(x)
-        with OneImage():
+        with OneImage.where_needed(x.device):
             return super().forward(x)
 
     @torch.no_grad()

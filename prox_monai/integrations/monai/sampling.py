@@ -165,7 +165,8 @@ class SubnetSamplingHandler:
                 input_shape=self.input_shape,
                 device=str(engine.state.device),
             )
-        OneImage.cover(network)
+        if torch.device(engine.state.device).type == "cpu":
+            OneImage.cover(network)
 
     def epoch_completed(self, engine: SupervisedEvaluator) -> None:
         """Write the row of the subnet that was run, and find the next."""

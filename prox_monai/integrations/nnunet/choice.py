@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prox_monai.evaluation.cost import device_name
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.integrations.nnunet.search import read_front
@@ -98,8 +96,9 @@ def choose(model: TrainedModel, choice: Choice, *, windows: int = 1, passes: int
         reason = f" ({choice.budget_s:g} s for {windows} windows of the largest case, passes per window: {passes})"
     row = best_within(rows, limit, reason)
     config, runtime = SubnetConfig.from_dict(row["config"]), row["latency"].get("runtime", "torch")
-    if not row["latency"]["device"].startswith(_devices()):
-        logger.warning("%s was measured elsewhere, on %s: here it may take longer.", config, row["latency"]["device"])
+    measured, here = row["latency"]["device"], device_name("cpu")  # images are predicted on the CPU
+    if not measured.startswith(here):
+        logger.warning("%s was measured elsewhere, on %s: on %s it may take longer.", config, measured, here)
     logger.info("%s: Dice %.3f, %.3g ms per patch (%s)", config, row["dice"], row["latency_ms"], _conditions(row))
     return Chosen(config, runtime, row["latency_ms"], row["latency"]["threads"])
 
@@ -128,11 +127,6 @@ def read_table(path: str | Path, model: TrainedModel) -> list[Mapping[str, Any]]
     if not rows:
         raise FileNotFoundError(f"{path} holds no evaluated subnet; write it with prox-monai evaluate.")
     return rows
-
-
-def _devices() -> tuple[str, ...]:
-    """Names of the processor and, if there is one, the GPU."""
-    return device_name("cpu"), *((device_name("cuda"),) if torch.cuda.is_available() else ())
 
 
 def best_within(rows: Sequence[Mapping[str, Any]], max_latency_ms: float, reason: str = "") -> Mapping[str, Any]:

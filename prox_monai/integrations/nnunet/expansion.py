@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -111,7 +111,7 @@ def _gain(trainer: ProXTrainer, old: SubnetConfig, new: SubnetConfig) -> Gain:
     mine = cases[distributed.get_rank() :: distributed.get_world_size()] if trainer.is_ddp else cases
     trainer.set_deep_supervision_enabled(False)
     try:
-        scores = [_dice_per_case(trainer, config, mine) for config in (old, new)]
+        scores = _dice_per_case(trainer, (old, new), mine)
     finally:
         trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     if trainer.is_ddp:
@@ -121,15 +121,18 @@ def _gain(trainer: ProXTrainer, old: SubnetConfig, new: SubnetConfig) -> Gain:
     return paired_gain(*scores, trainer.settings.expansion_delta)
 
 
-def _dice_per_case(trainer: ProXTrainer, config: SubnetConfig, cases: list[str]) -> dict[str, float]:
-    """Mean foreground Dice per case; NaN where neither truth nor prediction has any foreground."""
+def _dice_per_case(trainer: ProXTrainer, configs: Sequence[SubnetConfig], cases: list[str]) -> list[dict[str, float]]:
+    """Mean foreground Dice per case, of each subnet; NaN where neither truth nor prediction has any foreground."""
     if not cases:
-        return {}
+        return [{} for _ in configs]
     planned = _Planned(
         trainer.plans_manager, trainer.configuration_manager, trainer.label_manager, trainer.dataset_json
     )
     score = CaseScorer(planned, trainer.preprocessed_dataset_folder_base, cases, trainer.device)
-    per_label = score(trainer.supernet.extract(config).eval())
+    return [_means(score(trainer.supernet.extract(config).eval())) for config in configs]
+
+
+def _means(per_label: Mapping[str, Mapping[Any, float]]) -> dict[str, float]:
     present = {case: [dice for dice in labels.values() if not math.isnan(dice)] for case, labels in per_label.items()}
     return {case: statistics.fmean(dices) if dices else math.nan for case, dices in present.items()}
 

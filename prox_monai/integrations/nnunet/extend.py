@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from prox_monai.data.complete import complete_folder
-from prox_monai.elastic import Supernet
 from prox_monai.integrations.nnunet.checkpoint import plain, read_checkpoint, schedule_of
 from prox_monai.integrations.nnunet.planning import plan_training
 from prox_monai.integrations.nnunet.settings import ProXSettings
@@ -65,12 +64,13 @@ def extend(
     plan_training(settings, model.configuration)
     target = _target(model, content, Path(results))
     torch.manual_seed(settings.seed)
-    supernet = _only(model, trained, settings).grow(space)
+    model.supernet.growth = settings.growth
+    supernet = model.supernet.only(trained).grow(space)  # a stop may have left out candidates that it has room for
     added = {"settings": settings.to_dict(), "schedule": extended.to_dict()}
     training = content["prox"]["training"] | {"teacher": None, "average": None}
     content |= {
         "network_weights": supernet.state_dict(),
-        "optimizer_state": settings.make_optimizer(supernet, fused=True).state_dict(),
+        "optimizer_state": settings.make_optimizer(supernet).state_dict(),
         "prox": content["prox"] | added | {"training": training},
     }
     with complete_folder(target) as partial:
@@ -121,13 +121,3 @@ def _target(model: TrainedModel, content: Mapping[str, Any], results: Path) -> P
         if theirs.exists() and json.loads(ours.read_text()) != json.loads(theirs.read_text()):
             raise FileExistsError(f"{theirs} is of another training; choose another results folder.")
     return target
-
-
-def _only(model: TrainedModel, trained: SearchSpace, settings: ProXSettings) -> Supernet:
-    """The supernet of what was trained: a stop may have left out candidates that it has room for."""
-    model.supernet.growth = settings.growth
-    if trained == model.supernet.space:
-        return model.supernet
-    supernet = Supernet(model.supernet.architecture, trained, growth=settings.growth)
-    supernet.absorb(trained.largest(), model.extract_at_full_resolution(trained.largest()))
-    return supernet

@@ -26,6 +26,8 @@ _PLANNED = "nnU-Net, as planned"
 def planned_network(model: TrainedModel, rows: Sequence[Mapping[str, Any]], stock: Path | None) -> dict[str, Any]:
     """Return the network that nnU-Net plans, as a row: its cost here and now, its Dice from a training of its own.
 
+    It is timed on the GPU where the subnets were, if that is here, else on the CPU.
+
     Args:
         model: whose plans hold.
         rows: of the subnets; the Dice is that of the cases they were scored on.
@@ -36,9 +38,11 @@ def planned_network(model: TrainedModel, rows: Sequence[Mapping[str, Any]], stoc
         ValueError: When it lacks a case.
     """
     network = planned_module(model.plans_manager, model.configuration_name, model.dataset_json)
-    time = _latency_ms(network, model.input_shape, rows[0]["latency"]["threads"])
+    measured = rows[0]["latency"]
+    device = "cuda" if torch.cuda.is_available() and measured["device"] == device_name("cuda") else "cpu"
+    time = _latency_ms(network, model.input_shape, measured["threads"], device)
     dice = None if stock is None else _validated_dice(stock, rows[0]["dice_per_case"])
-    return _row(network, model.input_shape, time, dice) | {"device": device_name("cpu")}
+    return _row(network, model.input_shape, time, dice) | {"device": device_name(device)}
 
 
 def planned_costs(model: TrainedModel, runtime: MakeRuntime | None = None) -> dict[str, Any]:
@@ -68,12 +72,12 @@ def _row(
     }
 
 
-def _latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int) -> float:
+def _latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int, device: str) -> float:
     """Time a network with as many threads as the subnets were timed with."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return latency(network, input_shape, repeats=5, warmup=2).median_ms
+        return latency(network, input_shape, device=device, repeats=5, warmup=2).median_ms
     finally:
         torch.set_num_threads(before)
 

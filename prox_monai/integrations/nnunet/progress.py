@@ -62,17 +62,11 @@ class ProgressLog(LocalLogger):
         self.schedule: PhaseSchedule | None = None
         self.expansions: dict[int, dict[str, Any]] = {}
         self._reports: list[StepReport] = []
-        self._steps = 0
         self._bar: tqdm | None = None
 
     def log(self, key: str, value: Any, epoch: int) -> None:
         """Log one value per epoch, as a checkpoint holds it: averages go on with it bit by bit after a resume."""
         super().log(key, plain(value), epoch)
-
-    @property
-    def step(self) -> int:
-        """Steps done in this epoch."""
-        return self._steps
 
     def open(self, folder: Path, settings: ProXSettings, schedule: PhaseSchedule, *, write: bool) -> None:
         """Begin a run, or continue it after the epochs logged; the settings are written beside the checkpoints."""
@@ -94,7 +88,7 @@ class ProgressLog(LocalLogger):
 
     def begin_epoch(self, phase: Phase, epoch: int, epochs: int, steps: int) -> None:
         """Start the clock and, in the terminal of the rank that writes, the bar."""
-        self._reports, self._steps, self.validated_smallest = [], 0, []
+        self._reports, self.validated_smallest = [], []
         self._phase, self._epoch, self._start = phase, epoch, time.perf_counter()
         self._bar = tqdm(
             total=steps,
@@ -104,9 +98,8 @@ class ProgressLog(LocalLogger):
         )
 
     def end_step(self, reports: Iterable[StepReport]) -> None:
-        """Count a step, in which these subnets were trained."""
+        """Take in a step, in which these subnets were trained."""
         self._reports += reports
-        self._steps += 1
         self._bar.update()
 
     def end_training(self, multiply_adds: MultiplyAdds, batch_size: int) -> None:

@@ -25,5 +25,5 @@ class Ready(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a batch ``(B, C, *spatial)`` to its logits."""
-        with OneImage():
+        with OneImage.where_needed(x.device):
             return self._network[0](x)

@@ -219,8 +219,13 @@ def _worth_seeing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The best, the fastest, and those with an alias."""
     scored = [row for row in rows if row["dice"] is not None]
     best, fastest = max(scored, key=lambda row: row["dice"]), min(scored, key=lambda row: row["latency_ms"])
-    key = {row["key"]: row["name"] for row in (best, fastest, *(row for row in scored if row["name"] in ALIASES))}
+    key = {row["key"]: _found_as(row) for row in (best, fastest, *(row for row in scored if row["name"] in ALIASES))}
     return list(key.values())
+
+
+def _found_as(row: Mapping[str, Any]) -> str:
+    """An alias, or the name of the row's configuration: tables may call rows as they like."""
+    return row["name"] if row["name"] in ALIASES else SubnetConfig.from_dict(row["config"]).name
 
 
 def _candidates(model: TrainedModel) -> list[str]:

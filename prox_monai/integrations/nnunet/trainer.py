@@ -212,6 +212,7 @@ class ProXTrainer(nnUNetTrainer):
         if not self.settings.overwrite:
             check_other_folds(Path(self.output_folder_base), self.configuration_name, self.settings.network)
         super().on_train_start()
+        gc.collect()  # wrapped networks that were replaced, which would stay for good
         gc.freeze()  # a new subnet makes many small objects: the collector need not walk those of the hosts each time
         self._log.open(Path(self.output_folder), self.settings, self.schedule, write=self.local_rank == 0)
 
@@ -229,6 +230,7 @@ class ProXTrainer(nnUNetTrainer):
             inputs = (batch["data"].to(self.device) for batch in self._opening_batches)
             phase = self.training.begin_epoch(self.current_epoch, inputs)
         super().on_train_epoch_start()
+        self._step = 0
         if self.current_epoch == self.schedule.first_epoch(phase):
             self._best_ema = None
             if phase.reorder:
@@ -240,9 +242,10 @@ class ProXTrainer(nnUNetTrainer):
         """Train the subnets of a step on one batch, one after the other; as nnU-Net does where there is only one.
 
         Raises:
-            FloatingPointError: When a loss is not finite; the checkpoints on disk are as they were.
+            FloatingPointError: When a loss is not finite; the checkpoints on disk are as they were. Where gradients are
+                scaled, such a step is skipped instead.
         """
-        step = self._log.step
+        step, self._step = self._step, self._step + 1
         self.set_learning_rate(self.current_epoch + step / self.num_iterations_per_epoch)
         data = batch["data"].to(self.device, non_blocking=True)
         target = _on(self.device, batch["target"])
@@ -256,16 +259,22 @@ class ProXTrainer(nnUNetTrainer):
                     self.training.distill(data)
                     loss = self.loss(self.network(data), target)
                 backward(loss / count, self.grad_scaler)
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
+            losses.append(loss.detach())
+            if self.grad_scaler is None and not math.isfinite(loss):
                 raise FloatingPointError(self._not_finite("loss", f"step {step}, subnet {config}"))
             reports.append(StepReport(config, tuple(data.shape[2:]), self.loss.task, self.loss.distance))
         optimize(self.network, self.optimizer, self.grad_scaler)
         self._log.end_step(reports)
-        return {"loss": np.mean(losses)}
+        return {"loss": np.mean(torch.stack(losses).tolist())}
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """Log the epoch's losses and what it cost."""
+        """Log the epoch's losses and what it cost.
+
+        Raises:
+            FloatingPointError: When no loss of the epoch was finite.
+        """
+        if not np.isfinite([output["loss"] for output in train_outputs]).any():
+            raise FloatingPointError(self._not_finite("loss", "in all steps"))
         self._log.end_training(self.multiply_adds, self.batch_size)
         self.optimizer.zero_grad(set_to_none=True)
         super().on_train_epoch_end(train_outputs)

@@ -100,7 +100,7 @@ def record(path: Path, dies: list[int] | None) -> None:
     original = ProXTrainer.train_step
 
     def train_step(self: ProXTrainer, batch: dict) -> dict:
-        place = [self.current_epoch, self._log.step]
+        place = [self.current_epoch, self._step]
         if place == dies:
             self.optimizer.step = lambda: os.kill(os.getpid(), signal.SIGKILL)
         output = original(self, batch)

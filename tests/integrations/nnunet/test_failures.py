@@ -19,7 +19,7 @@ def poison(trainer, epoch: int, step: int) -> None:
     original = trainer.train_step
 
     def train_step(batch):
-        if (trainer.current_epoch, trainer._log.step) == (epoch, step):
+        if (trainer.current_epoch, trainer._step) == (epoch, step):
             batch["data"] = torch.full_like(batch["data"], float("nan"))
         return original(batch)
 

@@ -1,0 +1,105 @@
+"""A program of ``torch.export`` is checked before torch, which may unpickle, reads it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from prox_monai.export.program_archive import check_program_archive
+from prox_monai.export.torch_export import FILE, TorchRuntime, write_torch
+
+
+class Payload:
+    """What runs a command where it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("program")
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.InstanceNorm2d(2), nn.LeakyReLU()).eval()
+    return folder / write_torch(network, (1, 8, 8), folder)
+
+
+@pytest.fixture
+def changed(plain, tmp_path) -> Callable[..., Path]:
+    """Copy the archive with some members replaced or added; names begin below the archive's own folder."""
+
+    def change(**members: bytes) -> Path:
+        path = tmp_path / FILE
+        with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w") as new:
+            top = old.namelist()[0].partition("/")[0]
+            wanted = {f"{top}/{name}": content for name, content in members.items()}
+            for name in old.namelist():
+                new.writestr(name, wanted.pop(name, old.read(name)))
+            for name, content in wanted.items():
+                new.writestr(name, content)
+        return path
+
+    return change
+
+
+def refused(path: Path, monkeypatch, message: str) -> None:
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(ValueError, match=message):
+        TorchRuntime(path)
+    assert not Path("ran").exists()
+
+
+def test_a_program_that_was_written_here_runs(plain):
+    check_program_archive(plain)
+    assert TorchRuntime(plain)(torch.zeros(1, 1, 8, 8)).shape == (1, 2, 8, 8)
+
+
+def test_a_copy_is_read_whatever_its_name(plain, tmp_path):
+    shutil.copyfile(plain, tmp_path / "other.pt2")
+    check_program_archive(tmp_path / "other.pt2")
+
+
+def test_an_object_that_torch_would_unpickle_is_refused(changed, monkeypatch):
+    config = {
+        "config": {"x": {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}}
+    }
+    members = {
+        "data/constants/model_constants_config.json": json.dumps(config).encode(),
+        "data/constants/opaque_obj_0": pickle.dumps(Payload()),
+    }
+    refused(changed(**members), monkeypatch, "unpickle")
+    del members["data/constants/opaque_obj_0"]
+    refused(changed(**members), monkeypatch, "model_constants_config.json wants x unpickled")
+
+
+def test_a_pickled_weight_is_refused(plain, changed, monkeypatch):
+    name = "data/weights/model_weights_config.json"
+    with zipfile.ZipFile(plain) as archive:
+        config = json.loads(archive.read(next(path for path in archive.namelist() if path.endswith(name))))
+    next(iter(config["config"].values()))["use_pickle"] = True
+    refused(changed(**{name: json.dumps(config).encode()}), monkeypatch, "wants .* unpickled")
+
+
+def test_inputs_that_are_more_than_tensors_are_refused(changed, monkeypatch):
+    buffer = io.BytesIO()
+    torch.save(Payload(), buffer)
+    refused(changed(**{"data/sample_inputs/model.pt": buffer.getvalue()}), monkeypatch, "holds more than tensors")
+
+
+def test_members_that_no_network_needs_are_refused(changed, monkeypatch):
+    refused(changed(**{"data/aotinductor/model/lib.so": b""}), monkeypatch, "has no use for .*lib.so")
+
+
+def test_another_file_is_no_program(tmp_path):
+    (tmp_path / FILE).write_bytes(b"PK nothing")
+    with pytest.raises(ValueError, match="is not a program of torch.export"):
+        check_program_archive(tmp_path / FILE)
