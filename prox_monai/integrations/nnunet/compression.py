@@ -111,7 +111,8 @@ def write_int8(
     if compression.finetune and _drop(cases, plain, model) > compression.max_dice_drop:
         logger.info("int8: the drop is above the limit; training %d steps with quantisation", compression.finetune)
         with uncompiled():
-            trained = finetune(cases.model, quantize_trainable(network, patches), compression.finetune, DISTILLATION)
+            trainable = quantize_trainable(network, patches)  # on a GPU it would need CUDA's compiler
+            trained = finetune(cases.model, trainable, compression.finetune, DISTILLATION, on_cpu=True)
         model = convert_openvino(trained, shape)
         made = f"trained for {compression.finetune} steps with quantisation"
     return save_openvino(model, folder, compressed=True), made

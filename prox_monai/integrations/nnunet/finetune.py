@@ -22,11 +22,13 @@ from prox_monai.integrations.nnunet.repeatable import make_repeatable
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.training.distillation import Distillation, output_distance
 
-LEARNING_RATE = 3e-5  # a hundredth of what the family was trained with; it falls to zero
+LEARNING_RATE = 3e-5  # a hundredth of the default that families are trained with; it falls to zero
 _SEED = ("fine-tuning", 0)
 
 
-def finetune(model: TrainedModel, network: nn.Module, steps: int, distillation: Distillation) -> nn.Module:
+def finetune(
+    model: TrainedModel, network: nn.Module, steps: int, distillation: Distillation, *, on_cpu: bool = False
+) -> nn.Module:
     """Return a copy of a network of a fold, trained on for some steps on nnU-Net's own batches, of the family's size.
 
     Args:
@@ -34,11 +36,12 @@ def finetune(model: TrainedModel, network: nn.Module, steps: int, distillation: 
         network: an extracted subnet, or one with quantisation in place.
         steps: optimizer steps.
         distillation: how much it learns from the teacher.
+        on_cpu: train on the CPU, also where there is a GPU.
 
     Raises:
         FloatingPointError: When the loss is not finite.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() and not on_cpu else "cpu")
     student = _trained_fast(copy.deepcopy(network).to(device).train())
     teacher = model.supernet.extract(model.space.largest()).to(device).eval()
     optimizer = torch.optim.Adam(student.parameters(), lr=LEARNING_RATE)

@@ -260,7 +260,7 @@ class ProXTrainer(nnUNetTrainer):
                     loss = self.loss(self.network(data), target)
                 backward(loss / count, self.grad_scaler)
             losses.append(loss.detach())
-            if self.grad_scaler is None and not math.isfinite(loss):
+            if self.grad_scaler is None and not math.isfinite(losses[-1]):
                 raise FloatingPointError(self._not_finite("loss", f"step {step}, subnet {config}"))
             reports.append(StepReport(config, tuple(data.shape[2:]), self.loss.task, self.loss.distance))
         optimize(self.network, self.optimizer, self.grad_scaler)

@@ -49,6 +49,14 @@ def test_two_runs_are_the_same(train, generate):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_the_largest_subnet_may_be_the_middle_one_too(train):
+    candidates = {"prox_depth": [2], "prox_width": [1.0], "prox_kernel": [3], "prox_resolution": [0.6, 0.8, 1.0]}
+    algo = train(QUICK | candidates)
+    rows = [json.loads(line) for line in (model_of(algo) / "subnets.jsonl").read_text().splitlines()]
+    assert "largest" not in {row["name"] for row in rows}
+    assert yaml.safe_load((model_of(algo) / "progress.yaml").read_text())[-1]["subnet"] == "d2-w1-k3-r1"
+
+
 class Broken(Exception):
     pass
 

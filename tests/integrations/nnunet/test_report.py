@@ -17,6 +17,7 @@ from prox_monai.integrations.nnunet.device_report import exports_section
 from prox_monai.integrations.nnunet.planned import planned_network
 from prox_monai.integrations.nnunet.report import Wanted, write_report
 from prox_monai.integrations.nnunet.unseen import evaluate_trained, preprocessed_folder
+from prox_monai.space import SubnetConfig
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,17 @@ def test_without_images_the_page_says_so(model, table, tmp_path, caplog):
 def test_a_subnet_that_no_table_holds_shows_no_case(model, table, tmp_path):
     write_report(model, Wanted((table,), ("d1-w.5-k5-r1",)), tmp_path / "report.html", os.environ)
     assert "No table holds d1-w.5-k5-r1" in (tmp_path / "report.html").read_text()
+
+
+def test_rows_may_have_names_of_their_own(model, table, tmp_path):
+    """The demo calls the row of a stock prediction ``stock/smallest``, and it may be the best."""
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    best = max(rows, key=lambda row: row["dice"])
+    renamed = [row | ({"name": "stock/smallest", "dice": 1.0} if row is best else {}) for row in rows]
+    other = tmp_path / "rows.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in renamed))
+    write_report(model, Wanted((other,)), tmp_path / "report.html", os.environ)
+    assert SubnetConfig.from_dict(best["config"]).name in (tmp_path / "report.html").read_text()
 
 
 def test_the_planned_network_is_compared(model, table, finished):
