@@ -151,7 +151,7 @@ def _deploy_lines(result: Mapping[str, Any]) -> list[str]:
         f"{_listed(result['resolution'])} of the resolution, one patch, {threads} thread{'s' * (threads > 1)}, all in "
         f"one run. A search on the tuning half tried {tuning['subnets']} subnets with at most a tenth of the largest's "
         f"multiply-adds and parameters. {tuning['candidates']} are in their Pareto set, {tuning['within']} of those "
-        f"take at most {tuning['limit_ms']:.1f} ms in int8, a twentieth less than the bars ask for. The "
+        f"take at most {tuning['limit_ms']:.1f} ms in int8, a twentieth less than bars below allow. The "
         f"{'best' if tuning['within'] else 'fastest'} was chosen, `{result['subnet']}`. On the other "
         f"{reported['cases']} unseen cases the largest has {reported['largest']:.3f}, the chosen one "
         f"{reported['chosen']:.3f}, in int8 {reported['int8']:.3f}. In int8 it takes "

@@ -119,7 +119,7 @@ def expansion_lines(phases: list[dict]) -> list[str]:
         "",
         f"What each expansion did to the loss of the largest subnet, at once, and what it had gained at the end of its "
         f"phase, on {gains[0]['cases']} other unseen cases; where the 90 % upper bound is below {gains[0]['delta']:g}, "
-        f"`expansion: stop` would open no further candidate:",
+        f"`expansion: stop` would open no further candidate of the dimension, had it more than these two:",
         "",
         *markdown(header, "lrrrrl", cells),
     ]
