@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prox_monai.evaluation.single_image import DEVICE, OneImage
+from prox_monai.evaluation.threads import torch_threads
 from prox_monai.export.onnx import OnnxRuntime, write_onnx
 from prox_monai.export.openvino import OpenVinoRuntime, convert_openvino
 from prox_monai.export.quantize import quantize_openvino
@@ -24,7 +25,7 @@ class PlainRuntime:
 
     Args:
         network: plain network, not changed.
-        threads: CPU threads of torch in the whole process.
+        threads: CPU threads of a pass.
     """
 
     name = "torch"
@@ -32,12 +33,12 @@ class PlainRuntime:
     version = torch.__version__
 
     def __init__(self, network: nn.Module, threads: int) -> None:
-        torch.set_num_threads(threads)
+        self._threads = threads
         self._network = copy.deepcopy(network).eval()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map one patch ``(1, C, *spatial)`` to its logits."""
-        with torch.inference_mode(), OneImage():
+        with torch_threads(self._threads), torch.inference_mode(), OneImage():
             return self._network(x)
 
 

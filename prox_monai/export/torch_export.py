@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prox_monai.evaluation.single_image import DEVICE, OneImage
+from prox_monai.evaluation.threads import torch_threads
 from prox_monai.export.fixed_size import at_fixed_size
 from prox_monai.export.program_archive import check_program_archive
 
@@ -39,7 +40,7 @@ class TorchRuntime:
 
     Args:
         path: the program.
-        threads: CPU threads of torch in the whole process; as they are if not given.
+        threads: CPU threads of a pass; torch's if not given.
 
     Raises:
         ValueError: When the file is no exported program, or holds what torch would unpickle.
@@ -51,8 +52,7 @@ class TorchRuntime:
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         check_program_archive(path)
-        if threads:
-            torch.set_num_threads(threads)
+        self._threads = threads
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -62,5 +62,5 @@ class TorchRuntime:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map one patch ``(1, C, *spatial)`` to its logits."""
-        with torch.inference_mode(), OneImage():
+        with torch_threads(self._threads), torch.inference_mode(), OneImage():
             return self._program(x)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from prox_monai.evaluation.threads import torch_threads
 from prox_monai.export.fixed_size import at_fixed_size
 
 FILE = "model.ts"
@@ -73,7 +74,7 @@ class TorchScriptRuntime:
 
     Args:
         path: the file.
-        threads: CPU threads of torch in the whole process; as they are if not given.
+        threads: CPU threads of a pass; torch's if not given.
 
     Raises:
         ValueError: When the file holds no such network.
@@ -84,8 +85,7 @@ class TorchScriptRuntime:
     version = torch.__version__
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+        self._threads = threads
         try:
             with torchscript_allowed():
                 self._network = torch.jit.load(str(path), map_location="cpu").eval().network
@@ -94,5 +94,5 @@ class TorchScriptRuntime:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map one patch ``(1, C, *spatial)`` to its logits."""
-        with torch.inference_mode(), torchscript_allowed():
+        with torch_threads(self._threads), torch.inference_mode(), torchscript_allowed():
             return self._network(x)

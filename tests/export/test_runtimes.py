@@ -38,13 +38,17 @@ def test_a_runtime_gives_what_the_network_gives(network, name, tolerance):
     assert runtime.device.startswith("cpu")
 
 
-def test_torch_uses_the_threads_that_it_is_given(network):
-    before = torch.get_num_threads()
-    try:
-        make_runtime("torch", network, SHAPE, 2)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+def test_torch_has_the_threads_that_it_is_given_for_passes_only():
+    before, seen = torch.get_num_threads(), []
+
+    class Spy(nn.Module):
+        def forward(self, x):
+            seen.append(torch.get_num_threads())
+            return x
+
+    make_runtime("torch", Spy(), SHAPE, before + 1)(torch.rand(1, *SHAPE))
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
 
 
 def test_an_unknown_runtime_is_named(network):

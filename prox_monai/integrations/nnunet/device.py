@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from prox_monai.evaluation.cost import device_name
+from prox_monai.evaluation.threads import torch_threads
 from prox_monai.export.description import Description, read_description
 from prox_monai.export.exported import load_exported
 from prox_monai.export.formats import form_of
@@ -94,7 +95,6 @@ def subnet_for_device(
     output, preprocessed = Path(output), preprocessed_folder(model, environment)
     cases = cases_of(model, environment)
     output.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(threads)
     if latency is None and "latency_ms" in {wanted.cost, *wanted.at_most}:
         latency = measured_latency(model, runtime, threads, output / LATENCIES)
     with tqdm(desc="subnets scored", unit="", disable=None, leave=False) as bar:
@@ -106,7 +106,8 @@ def subnet_for_device(
     folder = output / f"{chosen.config.name}_{runtime}"
     if not folder.exists():
         compression = Compression(precision=precision, max_dice_drop=max_dice_drop)
-        deploy(model, chosen.config, format, folder, cases=cases, compression=compression)
+        with torch_threads(threads):  # of the comparison
+            deploy(model, chosen.config, format, folder, cases=cases, compression=compression)
     description = read_description(folder)
     config = model.space.largest()
     (largest,) = evaluate_trained(model, [("largest", config)], preprocessed, output / _LARGEST, repeats=0)

@@ -15,6 +15,7 @@ from torch import nn
 
 from prox_monai.evaluation.cost import device_name, latency, multiply_adds, parameters
 from prox_monai.evaluation.memory import tensor_bytes
+from prox_monai.evaluation.threads import torch_threads
 from prox_monai.export.timing import side_by_side
 from prox_monai.integrations.nnunet.scoring import mean_dice
 from prox_monai.integrations.nnunet.trained import TrainedModel
@@ -74,12 +75,8 @@ def _row(
 
 def _latency_ms(network: nn.Module, input_shape: Sequence[int], threads: int, device: str) -> float:
     """Time a network with as many threads as the subnets were timed with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         return latency(network, input_shape, device=device, repeats=5, warmup=2).median_ms
-    finally:
-        torch.set_num_threads(before)
 
 
 def planned_module(plans: PlansManager, configuration_name: str, dataset_json: dict[str, Any]) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -13,6 +12,8 @@ import torch
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+
+from prox_monai.evaluation.threads import torch_threads
 
 
 def make_repeatable(loader: Any, key: Callable[[], tuple[Any, ...]]) -> Any:
@@ -47,19 +48,8 @@ class _SeededBatches:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        with _one_thread():
+        with torch_threads(1):  # as in worker processes: the many small operations of an augmentation lose by sharing
             return next(self._loader)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """As in nnU-Net's worker processes: the many small operations of an augmentation lose by sharing them out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class FixedBatches:
