@@ -28,6 +28,7 @@ from device_lines import (
     two_processes_lines,
 )
 
+from prox_monai.data.complete import complete_file
 from prox_monai.evaluation.multiply_adds import ALIASES
 
 ROOT = Path(__file__).parent.parent
@@ -373,9 +374,8 @@ def write_readme() -> None:
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    partial = readme.with_name("README.md.partial")
-    partial.write_text(before + BEGIN + "\n" + table() + "\n" + END + after)
-    partial.replace(readme)
+    with complete_file(readme) as partial:
+        partial.write_text(before + BEGIN + "\n" + table() + "\n" + END + after)
 
 
 def main() -> None:

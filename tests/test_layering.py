@@ -28,7 +28,7 @@ LAYERS = {
     "evaluation": {"space", "networks", "elastic"},
     "search": SUPERNETS,
     "export": SUPERNETS,
-    "report": SUPERNETS | {"search", ""},
+    "report": SUPERNETS | {"search", "data", ""},
     "data": set(),
     "plugin_files": set(),
     "integrations": set(),

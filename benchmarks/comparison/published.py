@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from prox_monai.data.complete import complete_file
+
 UNITS = "units"  # in benchmarks/results
 RESULT = "result.json"
 _FILES = ("unit.json", "settings.yaml", RESULT)
@@ -74,6 +76,5 @@ def _copy(folder: Path, destination: Path) -> None:
     destination.mkdir(parents=True, exist_ok=True)
     for name in _FILES:
         if (folder / name).exists():
-            partial = destination / f"{name}.partial"
-            shutil.copyfile(folder / name, partial)
-            partial.replace(destination / name)
+            with complete_file(destination / name) as partial:
+                shutil.copyfile(folder / name, partial)

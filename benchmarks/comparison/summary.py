@@ -12,6 +12,7 @@ from typing import Any
 from comparison.bars import BASELINE, bars, seed_and_fold, timed_training, timed_with_baseline
 from comparison.methods import Method
 from comparison.units import Unit
+from prox_monai.data.complete import complete_file
 from prox_monai.search.pareto import latency_buckets
 
 BUCKETS = 5
@@ -147,9 +148,8 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     text = json.dumps(content, indent=1)
     text = _LIST.sub(lambda match: f"[{' '.join(match[1].split())}]", text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    with complete_file(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def _shortened(result: Mapping[str, Any]) -> dict[str, Any]:

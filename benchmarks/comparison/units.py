@@ -16,6 +16,7 @@ from tqdm import tqdm
 from comparison.methods import Method, resolved_settings
 from comparison.results import prox_result, stock_result
 from comparison.workplace import Workplace, environment, progress
+from prox_monai.data.complete import complete_file
 from prox_monai.evaluation.cost import device_name
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
@@ -99,9 +100,8 @@ class Unit:
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write and return its result."""
         described = {"method": self.method.name, "seed": self.seed, "fold": self.fold, **result}
-        partial = self.folder / "result.json.partial"
-        partial.write_text(json.dumps(described), encoding="utf-8")
-        partial.replace(partial.with_suffix(""))
+        with complete_file(self.folder / "result.json") as partial:
+            partial.write_text(json.dumps(described), encoding="utf-8")
         return described
 
     def _seconds(self, method: str) -> float:

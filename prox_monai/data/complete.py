@@ -1,7 +1,8 @@
-"""Folders that appear when they are complete."""
+"""Files and folders that appear when they are complete."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,20 @@ def check_free(folder: Path, instead: str = "choose another folder or remove it"
     """
     if not is_free(folder):
         raise FileExistsError(f"{folder} exists and is not empty; {instead}.")
+
+
+@contextmanager
+def complete_file(target: Path) -> Iterator[Path]:
+    """Yield a path beside the target, at which to write a file; it becomes the target at the end of the block.
+
+    An error in the block leaves the target as it was. Several processes may write the same target: the last one stays.
+    """
+    partial = target.with_name(f".partial_{os.getpid()}_{target.name}")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager

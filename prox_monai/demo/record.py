@@ -9,6 +9,8 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+from prox_monai.data.complete import complete_file
+
 logger = logging.getLogger(__name__)
 
 
@@ -73,9 +75,8 @@ class Record:
         if done and title not in self._content["done"]:
             self._content["done"].append(title)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(self._content, indent=1))
-        partial.replace(self._path)
+        with complete_file(self._path) as partial:
+            partial.write_text(json.dumps(self._content, indent=1))
 
 
 def set_aside(folder: Path, data: str) -> None:

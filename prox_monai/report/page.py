@@ -11,6 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, select_autoescape
 
 from prox_monai import __version__
+from prox_monai.data.complete import complete_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,8 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Non
     template = environment.from_string(files("prox_monai.report").joinpath("page.html.j2").read_text("utf-8"))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(template.render(title=title, sections=sections, version=__version__), encoding="utf-8")
-    partial.replace(path)
+    with complete_file(path) as partial:
+        partial.write_text(template.render(title=title, sections=sections, version=__version__), encoding="utf-8")
 
 
 _KINDS = {"table": Table, "picture": Picture}

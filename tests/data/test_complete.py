@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from prox_monai.data.complete import complete_folder
+from prox_monai.data.complete import complete_file, complete_folder
 
 
 def test_it_appears_when_it_is_complete(tmp_path):
@@ -53,3 +53,28 @@ def test_an_error_leaves_what_was_there(tmp_path, replace):
     with pytest.raises(ZeroDivisionError):
         fail()
     assert list(tmp_path.rglob("*")) == [target]
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path):
+    target = tmp_path / "file.nii.gz"
+    with complete_file(target) as partial:
+        partial.write_text("new")
+        assert not target.exists()
+        assert partial.name.endswith("file.nii.gz")  # some writers go by the ending
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def break_off(target) -> None:
+    with complete_file(target) as partial:
+        partial.write_text("half")
+        raise OSError("disk full")
+
+
+def test_a_file_that_is_not_finished_leaves_the_old_one(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        break_off(target)
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]

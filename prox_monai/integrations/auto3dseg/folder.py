@@ -9,6 +9,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from prox_monai.data.complete import complete_file
 from prox_monai.integrations.auto3dseg.parameters import Parameters
 from prox_monai.integrations.auto3dseg.reading import read_parameters
 
@@ -148,6 +149,5 @@ def write_config(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a YAML file, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    ConfigParser.export_config_file(content, str(partial), fmt="yaml", default_flow_style=None, sort_keys=False)
-    partial.replace(path)
+    with complete_file(path) as partial:
+        ConfigParser.export_config_file(content, str(partial), fmt="yaml", default_flow_style=None, sort_keys=False)

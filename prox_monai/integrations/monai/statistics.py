@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock  # a dependency of torch
 from torch import Tensor
 
+from prox_monai.data.complete import complete_file
 from prox_monai.elastic import Supernet
 from prox_monai.space import SubnetConfig
 
@@ -53,9 +54,8 @@ def write_statistics(statistics: Statistics, path: str | Path, model: str) -> No
     with FileLock(path.with_name(f".{path.name}.lock")):
         known = read_statistics(path, model) | dict(statistics)
         subnets = [{"config": config.to_dict(), "buffers": dict(buffers)} for config, buffers in known.items()]
-        partial = path.with_name(f"{path.name}.partial")
-        torch.save({"model": model, "subnets": subnets}, partial)
-        partial.replace(path)
+        with complete_file(path) as partial:
+            torch.save({"model": model, "subnets": subnets}, partial)
 
 
 def digest(supernet: Supernet) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from prox_monai.data.complete import complete_file
 from prox_monai.integrations.nnunet.deployed import Deployed
 from prox_monai.integrations.nnunet.images import Case, read_case
 from prox_monai.integrations.nnunet.ready import Ready
@@ -97,12 +97,8 @@ class CasePredictor:
         """Segment a case and write its label map, which appears when it is complete."""
         start = time.perf_counter()
         segmentation, properties = self.segment(case)
-        partial = path.with_name(f".partial_{path.name}")
-        try:
+        with complete_file(path) as partial:
             self._reader.write_seg(segmentation, str(partial), properties)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
         return Predicted(case.name, path, time.perf_counter() - start, self._voxels(segmentation))
 
     def _voxels(self, segmentation: np.ndarray) -> dict[str, int]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from prox_monai.data.complete import complete_file
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +116,8 @@ class Output:
         if self.is_file:
             return
         content = {"kind": _KIND, "version": _VERSION, "model": self._about, "cases": self._finished}
-        partial = self.target / f".partial_{RECORD}"
-        partial.write_text(json.dumps(content, indent=4), encoding="utf-8")
-        os.replace(partial, self.target / RECORD)
+        with complete_file(self.target / RECORD) as partial:
+            partial.write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 
 def _named(names: Sequence[str]) -> str:

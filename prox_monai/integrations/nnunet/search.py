@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -14,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from prox_monai.data.complete import complete_file
 from prox_monai.elastic.resolution import AtResolution
 from prox_monai.elastic.skeleton import build_skeleton
 from prox_monai.evaluation.memory import tensor_bytes
@@ -247,6 +247,5 @@ def _write_front(found: Found, path: Path, problem: Problem, latency: SubnetLate
             if (picture := path.with_name(PICTURE)).exists():
                 picture.rename(kept.with_name(f"{picture.stem}{kept.stem.removeprefix(path.stem)}{picture.suffix}"))
     about = {**question, "scored": len(found.tuning)}
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps({**about, "subnets": subnets}, indent=1))
-    partial.replace(path)
+    with complete_file(path) as partial:
+        partial.write_text(json.dumps({**about, "subnets": subnets}, indent=1))
