@@ -126,9 +126,9 @@ def expansion_lines(phases: list[dict]) -> list[str]:
     ]
 
 
-def paper_lines() -> list[str]:
-    """Return the lines on the comparison of trainings, if it was made."""
-    path = RESULTS / "paper_hippocampus.json"
+def paper_lines(size: str = "") -> list[str]:
+    """Return the lines on the comparison of trainings, if it was made; ``size`` is ``_full`` for that on a GPU."""
+    path = RESULTS / f"paper_hippocampus{size}.json"
     if not path.exists():
         return []
     result = json.loads(path.read_text())
@@ -149,7 +149,7 @@ def paper_lines() -> list[str]:
         "",
         *bar_table(result["bars"]),
         *stop_lines(result["units"]),
-        *paper_pictures(),
+        *paper_pictures(size),
     ]
 
 
@@ -197,7 +197,7 @@ def stop_lines(units: list[dict]) -> list[str]:
     return lines
 
 
-def paper_pictures() -> list[str]:
+def paper_pictures(size: str) -> list[str]:
     """Return the pictures of the comparison."""
     pictures = {
         "time": "Training time",
@@ -206,7 +206,7 @@ def paper_pictures() -> list[str]:
         "loss": "Losses and phases",
         "loss_minutes": "The same over the time",
     }
-    files = {f"paper_hippocampus_{name}.png": alt for name, alt in pictures.items()}
+    files = {f"paper_hippocampus{size}_{name}.png": alt for name, alt in pictures.items()}
     lines = (["", f"![{alt}](benchmarks/results/{file})"] for file, alt in files.items() if (RESULTS / file).exists())
     return [line for pair in lines for line in pair]
 
@@ -224,9 +224,9 @@ def method_cells(name: str, row: dict) -> tuple[str, ...]:
     )
 
 
-def ranking_lines() -> list[str]:
-    """Return the lines on subnets that were trained alone, if they were."""
-    path = RESULTS / "ranking_hippocampus.json"
+def ranking_lines(size: str = "") -> list[str]:
+    """Return the lines on subnets that were trained alone, if they were; ``size`` as for the comparison."""
+    path = RESULTS / f"ranking_hippocampus{size}.json"
     if not path.exists():
         return []
     result = json.loads(path.read_text())
@@ -236,12 +236,12 @@ def ranking_lines() -> list[str]:
     )
     return [
         "",
-        f"`make bench-ranking`: {len(result['subnets'])} subnets, each also trained alone with {result['steps']} steps "
-        f"and {len(result['seeds'])} seeds. Kendall's tau between the Dice of extracted and stand-alone subnets {tau}; "
+        f"`{result['command']}`: {len(result['subnets'])} subnets, each also trained alone with {result['steps']} "
+        f"steps and {len(result['seeds'])} seeds. Kendall's tau between the Dice of extracted and stand-alone subnets {tau}; "
         f"between two seeds of stand-alone training, the ceiling, {ceiling}. Extracted - stand-alone: {gap} points of "
         f"Dice. Intervals: 95 %, bootstrap over subnets.",
         "",
-        "![Extracted against stand-alone subnets](benchmarks/results/ranking_hippocampus.png)",
+        f"![Extracted against stand-alone subnets](benchmarks/results/ranking_hippocampus{size}.png)",
     ]
 
 
@@ -359,8 +359,7 @@ def table() -> str:
         *bundle_lines(),
         *oct_lines(RESULTS),
         *auto3dseg_lines(RESULTS),
-        *paper_lines(),
-        *ranking_lines(),
+        *(line for size in ("", "_full") for line in (*paper_lines(size), *ranking_lines(size))),
         *step_cost_lines(),
         *memory_format_lines(RESULTS),
         *single_image_lines(RESULTS),

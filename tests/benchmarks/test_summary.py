@@ -172,6 +172,8 @@ def test_the_table(committed, results):
     assert "| mean Dice of the random subnets, plus | >= 0.86 | 0.870 | yes |" in text
     assert "| Kendall's tau to stand-alone training ÷ its ceiling | >= 0.8 |  | not measured |" in text
     assert "a processor, threads: 2, torch 2.9" in text
+    write_json(summary_of(results[:1]), committed / "paper_hippocampus_full.json")
+    assert "| `plus` | 1 |" in "\n".join(update_readme.paper_lines("_full"))
 
 
 def test_the_lines_on_a_stop(committed, results, result):
@@ -194,8 +196,12 @@ def test_the_lines_on_ranking(committed):
     part = {"mean": 0.5, "low": 0.4, "high": 0.6}
     gap = {"mean": -0.01, "low": -0.02, "high": 0.0}
     made = {"steps": 400, "seeds": [0, 1], "subnets": [{}] * 20, "tau": part, "ceiling": part, "gap": gap}
+    made["command"] = "python benchmarks/ranking.py --data DIR --full"
     write_json(made, committed / "ranking_hippocampus.json")
     text = "\n".join(update_readme.ranking_lines())
-    assert "20 subnets, each also trained alone with 400 steps and 2 seeds" in text
+    assert (
+        "`python benchmarks/ranking.py --data DIR --full`: 20 subnets, each also trained alone with 400 steps and 2 seeds"
+        in text
+    )
     assert "subnets 0.50 (0.40 to 0.60)" in text
     assert "Extracted - stand-alone: -1.00 (-2.00 to 0.00) points of Dice" in text
