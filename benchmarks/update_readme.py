@@ -237,9 +237,9 @@ def ranking_lines(size: str = "") -> list[str]:
     return [
         "",
         f"`{result['command']}`: {len(result['subnets'])} subnets, each also trained alone with {result['steps']} "
-        f"steps and {len(result['seeds'])} seeds. Kendall's tau between the Dice of extracted and stand-alone subnets {tau}; "
-        f"between two seeds of stand-alone training, the ceiling, {ceiling}. Extracted - stand-alone: {gap} points of "
-        f"Dice. Intervals: 95 %, bootstrap over subnets.",
+        f"steps and {len(result['seeds'])} seeds. Kendall's tau between the Dice of extracted and stand-alone subnets "
+        f"{tau}; between two seeds of stand-alone training, the ceiling, {ceiling}. Extracted - stand-alone: {gap} "
+        f"points of Dice. Intervals: 95 %, bootstrap over subnets.",
         "",
         f"![Extracted against stand-alone subnets](benchmarks/results/ranking_hippocampus{size}.png)",
     ]
