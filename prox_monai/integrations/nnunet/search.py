@@ -101,11 +101,7 @@ def search_trained(
         ValueError: When no subnet meets the limits; the message says what the best is. When a cost has no such name, or
             the folder holds rows of another model.
     """
-    output = Path(output)
-    there = [path.name for path in output.iterdir()] if output.is_dir() else []
-    if there and not any(name.startswith(_RESULTS) for name in there):  # claims and locks come before the first row
-        raise FileExistsError(f"{output} holds something else than a search; choose another folder.")
-    output.mkdir(parents=True, exist_ok=True)
+    output = _opened(Path(output))
     tuning, reporting = output / "tuning.jsonl", output / "reporting.jsonl"
     evaluate = trained_evaluator(model, preprocessed, tuning, half="tuning", device=device, repeats=0)
     timed = {} if _may_be_timed(reporting, model, device) else {"repeats": 0}
@@ -121,28 +117,35 @@ def search_trained(
         problem.check()
         for _ in evaluate((config.name, config) for config in problem.space if problem.allows(config)):
             scored()
-    about = json.dumps([problem.to_dict(), latency and str(latency.predictor.conditions)])
     front = search(
         problem,
         trials=wanted.trials,
         seed=wanted.seed,
         rows=read_rows(tuning, model.digest),
         storage=storage or output / "study.log",
-        model=f"{model.digest}-{hashlib.sha256(about.encode()).hexdigest()[:12]}",
+        model=f"{model.digest}-{_digest(problem, latency)}",
     )
-    named = [(subnet.config.name, subnet.config) for subnet in front]
-    found = Found(
-        problem.cost,
-        front,
-        [
-            _with_latency(row, latency)
-            for row in read_rows(tuning, model.digest)
-            if problem.allows(SubnetConfig.from_dict(row["config"]))
-        ],
-        [_with_latency(row, latency) for row in report(named)],
-    )
+    allowed = (row for row in read_rows(tuning, model.digest) if problem.allows(SubnetConfig.from_dict(row["config"])))
+    reported = report([(subnet.config.name, subnet.config) for subnet in front])
+    both = ([_with_latency(row, latency) for row in rows] for rows in (allowed, reported))
+    found = Found(problem.cost, front, *both)
     _write_front(found, output / "front.json", problem, latency, model.digest)
     return found
+
+
+def _opened(output: Path) -> Path:
+    """Make the output folder, or find that it is a search's."""
+    there = [path.name for path in output.iterdir()] if output.is_dir() else []
+    if there and not any(name.startswith(_RESULTS) for name in there):  # claims and locks come before the first row
+        raise FileExistsError(f"{output} holds something else than a search; choose another folder.")
+    output.mkdir(parents=True, exist_ok=True)
+    return output
+
+
+def _digest(problem: Problem, latency: SubnetLatency | None) -> str:
+    """What identifies the question in a study that several share."""
+    about = json.dumps([problem.to_dict(), latency and str(latency.predictor.conditions)])
+    return hashlib.sha256(about.encode()).hexdigest()[:12]
 
 
 def read_front(path: Path) -> dict[str, Any]:
