@@ -149,6 +149,8 @@ class SubnetNetwork(Supernet):
 class SubnetInferer(Inferer):
     """Choose the subnet at every call, then infer: for hosts that rebuild the inferer but keep the network.
 
+    One call at a time: the subnet that runs is a state of the network, which several threads must not share.
+
     Args:
         inferer: how to infer, for example a ``SlidingWindowInferer``.
         subnet: name of the subnet that a :class:`SubnetNetwork` is to run.
