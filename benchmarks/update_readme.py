@@ -174,7 +174,7 @@ def stop_lines(units: list[dict]) -> list[str]:
     """Return what ``expansion: stop`` did to a larger space, for each seed that was trained with and without it."""
     off, stop = (
         {(unit["seed"], unit["fold"]): unit for unit in units if unit["method"] == name}
-        for name in ("plus_deeper", "plus_deeper_stop")
+        for name in ("plus_wider", "plus_wider_stop")
     )
     lines = []
     for key in off.keys() & stop.keys():
@@ -188,7 +188,7 @@ def stop_lines(units: list[dict]) -> list[str]:
         lines += [
             "",
             f"`expansion: stop` on depths {whole['settings']['depth']} and widths {whole['settings']['width']} "
-            f"(`plus_deeper_stop` beside `plus_deeper`, seed {key[0]}): {'; '.join(gains)}. "
+            f"(`plus_wider_stop` beside `plus_wider`, seed {key[0]}): {'; '.join(gains)}. "
             f"{len(stopped['phases'])} phases instead of {len(whole['phases'])}, "
             f"{stopped['train_seconds'] / 60:.1f} minutes instead of {whole['train_seconds'] / 60:.1f}; Dice of the "
             f"largest {stopped['named']['largest']:.3f} instead of {whole['named']['largest']:.3f}, mean of the random "

@@ -181,8 +181,8 @@ def test_the_lines_on_a_stop(committed, results, result):
     fields = {"depth": [1, 2, 3], "width": [0.5]}
     stopped = [{"phase": 0, "stage": "depth"}, {"phase": 1, "stage": "depth", "gain": gain}]
     pair = [
-        result("plus_deeper", 0.85, 600.0, settings=fields),
-        result("plus_deeper_stop", 0.84, 300.0, settings=fields, phases=stopped),
+        result("plus_wider", 0.85, 600.0, settings=fields),
+        result("plus_wider_stop", 0.84, 300.0, settings=fields, phases=stopped),
     ]
     assert update_readme.stop_lines(results) == []
     assert update_readme.stop_lines(pair[:1]) == []
