@@ -128,7 +128,7 @@ def test_the_drop_is_that_of_the_plain_subnet(int8, monkeypatch, int8_dice, trai
     monkeypatch.setattr(deploy_module, "finetune", tuned)
     monkeypatch.setattr(Cases, "dice", dice)
     monkeypatch.setattr(compression, "quantize_trainable", lambda network, patches: network)
-    monkeypatch.setattr(compression, "finetune", lambda model, network, steps, distillation: network)
+    monkeypatch.setattr(compression, "finetune", lambda model, network, *_, **__: network)
     monkeypatch.setattr(Compression, "check", lambda *arguments: None)
     made = "trained for 1 steps with quantisation" if trained else "quantised after training"
     assert int8(finetune=1).source["steps"] == ["fine-tuned for 1 steps", made]
