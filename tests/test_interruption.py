@@ -20,6 +20,18 @@ def test_a_request_to_end_is_an_interruption():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_workers_end_as_ever():
+    """A pool waits for the workers that it asks to end; one that went on would never let it go."""
+    read, write = os.pipe()
+    with terminable():
+        child = os.fork()
+        if child == 0:
+            os.write(write, str(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL).encode())
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 10) == b"True"
+
+
 def test_another_thread_changes_nothing():
     seen = []
 
