@@ -21,13 +21,14 @@ lint: $(INSTALLED) ## check style and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-bench: $(INSTALLED) ## compare trainings on real data: DATA=<Decathlon folder>, METHODS=all, SEEDS="0 1 2", THREADS=1, FULL=1, OUTPUT=<folder>
+bench: $(INSTALLED) ## compare trainings on real data: DATA=<Decathlon folder>, METHODS=all, SEEDS="0 1 2", THREADS=1, FULL=1, PUBLISHED=1, OUTPUT=<folder>
 	$(BIN)/python benchmarks/paper.py $(if $(DATA),--data "$(DATA)") $(if $(METHODS),--methods $(METHODS)) \
-		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(THREADS),--threads $(THREADS)) $(if $(FULL),--full) $(if $(OUTPUT),--output "$(OUTPUT)")
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(THREADS),--threads $(THREADS)) $(if $(FULL),--full) \
+		$(if $(PUBLISHED),--published) $(if $(OUTPUT),--output "$(OUTPUT)")
 
 bench-ranking: $(INSTALLED) ## after bench: subnets of the supernet against the same trained alone; same variables
 	$(BIN)/python benchmarks/ranking.py $(if $(DATA),--data "$(DATA)") $(if $(THREADS),--threads $(THREADS)) \
-		$(if $(FULL),--full) $(if $(OUTPUT),--output "$(OUTPUT)") $(if $(PUBLISHED),--published)
+		$(if $(FULL),--full) $(if $(PUBLISHED),--published) $(if $(OUTPUT),--output "$(OUTPUT)")
 
 bench-bundles: $(INSTALLED) ## train and measure the bundles with quick settings: DATA=<folder of the data sets>
 	$(BIN)/python benchmarks/bundles.py --data "$(DATA)" $(if $(OUTPUT),--output "$(OUTPUT)")

@@ -27,10 +27,13 @@ def check_program_archive(path: str | Path) -> None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
+            names = archive.namelist()
+            if len(names) != len(set(names)):
+                raise ValueError("it holds a name twice, of which torch may read the other.")
+            for name in names:
                 _check_member(archive, name)
-    except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a program of torch.export: {error}") from error
+    except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a program of torch.export: {error!r}") from error
     except ValueError as error:
         raise ValueError(f"{path} is not loaded: {error}") from error
 

@@ -99,6 +99,19 @@ def test_members_that_no_network_needs_are_refused(changed, monkeypatch):
     refused(changed(**{"data/aotinductor/model/lib.so": b""}), monkeypatch, "has no use for .*lib.so")
 
 
+def test_a_name_that_is_there_twice_is_refused(plain, changed, monkeypatch):
+    path = changed()
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(archive.namelist()[0], b"")
+    refused(path, monkeypatch, "holds a name twice")
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b'{"config": {"x": {}}}', b'{"config": [1]}', b"{"])
+def test_a_damaged_description_is_no_program(changed, monkeypatch, content):
+    path = changed(**{"data/weights/model_weights_config.json": content})
+    refused(path, monkeypatch, "is not a program of torch.export")
+
+
 def test_another_file_is_no_program(tmp_path):
     (tmp_path / FILE).write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match="is not a program of torch.export"):

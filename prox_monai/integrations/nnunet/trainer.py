@@ -88,7 +88,7 @@ class ProXTrainer(nnUNetTrainer):
         self.logger.local_logger = ProgressLog()
         self.training: ProgressiveTraining | None = None
         self._adopt(self.settings, schedule)
-        self._resumed = False
+        self._resumed, self._step = False, 0
         pretrained.accept_supernets()
 
     def _adopt(self, settings: ProXSettings, schedule: PhaseSchedule) -> None:
