@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from statistics import fmean
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 Metric = Callable[[Tensor, Tensor], float]
 
@@ -21,7 +21,7 @@ def classification_scores(labels: Tensor, predictions: Tensor) -> dict[str, floa
 
     Raises:
         ValueError: When shapes do not fit, there is no image, a label is not 0 to C - 1, or a prediction is not finite.
-        ImportError: When scikit-learn is not installed.
+        ImportError: When SciPy is not installed.
     """
     labels, predictions = _checked(labels, predictions)
     return {metric.__name__: metric(labels, predictions) for metric in (balanced_accuracy, macro_auc, macro_f1)}
@@ -34,29 +34,40 @@ def accuracy(labels: Tensor, predictions: Tensor) -> float:
 
 def balanced_accuracy(labels: Tensor, predictions: Tensor) -> float:
     """Return the mean over the classes present of the share that is recognised."""
-    from sklearn.metrics import recall_score
-
-    present = labels.unique()
-    recall = recall_score(labels, predictions.argmax(1), labels=present, average="macro", zero_division=0)
-    return float(recall)
+    counts = _confusion(labels, predictions)
+    present = counts.sum(1) > 0
+    return float((counts.diag() / counts.sum(1))[present].mean())
 
 
 def macro_f1(labels: Tensor, predictions: Tensor) -> float:
     """Return the mean over the classes present of the F1 score."""
-    from sklearn.metrics import f1_score
-
-    present = labels.unique()
-    return float(f1_score(labels, predictions.argmax(1), labels=present, average="macro", zero_division=0))
+    counts = _confusion(labels, predictions)
+    present = counts.sum(1) > 0
+    return float((2 * counts.diag() / (counts.sum(0) + counts.sum(1)))[present].mean())
 
 
 def macro_auc(labels: Tensor, predictions: Tensor) -> float:
-    """Return the mean over the classes present of the area under the one-vs-rest curve; NaN of a single class."""
-    from sklearn.metrics import roc_auc_score
+    """Return the mean over the classes present of the area under the one-vs-rest curve; NaN of a single class.
 
-    present = labels.unique()
-    if len(present) < 2:
+    The area is the Mann-Whitney statistic of the ranks, of all classes at once: a bootstrap asks thousands of times.
+    """
+    from scipy.stats import rankdata
+
+    belongs = one_hot(labels, predictions.shape[1]).double()
+    images = belongs.sum(0)
+    pairs = images * (len(labels) - images)
+    if not pairs.any():
         return float("nan")
-    return fmean(roc_auc_score(labels == label, predictions[:, label]) for label in present)
+    ranks = torch.from_numpy(rankdata(predictions.numpy(), axis=0))
+    won = (belongs * ranks).sum(0) - images * (images + 1) / 2
+    return float((won / pairs)[images > 0].mean())
+
+
+def _confusion(labels: Tensor, predictions: Tensor) -> Tensor:
+    """How many images of each class (rows) are predicted as each (columns)."""
+    classes = predictions.shape[1]
+    pairs = labels * classes + predictions.argmax(1)
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes).double()
 
 
 def bootstrap_over_patients(
@@ -88,7 +99,7 @@ def bootstrap_over_patients(
     Raises:
         ValueError: When labels or predictions are not as ``classification_scores`` takes them, ``patients`` has
             another length or fewer than two different ones, or ``resamples`` is below 1.
-        ImportError: When SciPy or scikit-learn is not installed.
+        ImportError: When SciPy is not installed.
     """
     from scipy.stats import DegenerateDataWarning, bootstrap
 

@@ -43,6 +43,23 @@ def test_closed_forms():
     )
 
 
+def test_scores_are_those_of_scikit_learn():
+    """With ties and a class that has no image."""
+    from sklearn.metrics import f1_score, recall_score, roc_auc_score
+
+    labels, predictions = drawn()
+    labels[labels == 2] = 1
+    present, predicted = [0, 1, 3], predictions.argmax(1)
+    areas = [roc_auc_score(labels == label, predictions[:, label]) for label in present]
+    assert classification_scores(labels, predictions) == pytest.approx(
+        {
+            "balanced_accuracy": recall_score(labels, predicted, labels=present, average="macro"),
+            "macro_auc": sum(areas) / 3,
+            "macro_f1": f1_score(labels, predicted, labels=present, average="macro"),
+        }
+    )
+
+
 def test_perfect_and_reversed_order():
     labels, wrong = torch.tensor([0, 1, 0, 1]), torch.tensor([1, 0, 1, 0])
     assert set(classification_scores(labels, certain(labels, 2)).values()) == {1.0}
