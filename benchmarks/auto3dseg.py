@@ -6,7 +6,7 @@
 The folds are nnU-Net's. The cases of fold 0 validate, and are the files to predict, each time by an AutoRunner of its
 own: its time is that of Auto3DSeg's predict, reading and saving included, and its Dice is that of the saved files on
 their own grid. Nothing is chosen on these cases. A training that is there is not repeated, and of a run that was
-interrupted the duration is not given. Results go to benchmarks/results/auto3dseg.json and into README.md.
+interrupted the duration is not given. Results go to benchmarks/results/auto3dseg.json and into benchmarks/RESULTS.md.
 
 With --beside one AutoRunner trains prox with the same settings, and segresnet for one epoch, after which it is of no
 use: that both work in one run is what is shown, and how long it takes. Results go to auto3dseg_beside.json.

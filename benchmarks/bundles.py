@@ -8,8 +8,8 @@ Each step is a command of the bundle's docs/README.md, in a copy of the bundle i
 images, by the smallest subnet and by the best within the median latency of those known, and what is written is checked
 against them. The largest subnet predicts them too, in the bundle and as the bundle that is exported of it, which must
 agree. A step that is done is not done again, a training that was broken off goes on. Results go to
-benchmarks/results/bundles.json and into README.md. Few cases of the brain tumour data are there: with fewer than ten,
-all train (--fold all), and Dice says how well they are fitted, nothing else.
+benchmarks/results/bundles.json and into benchmarks/RESULTS.md. Few cases of the brain tumour data are there: with fewer
+than ten, all train (--fold all), and Dice says how well they are fitted, nothing else.
 """
 
 from __future__ import annotations

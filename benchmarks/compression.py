@@ -8,7 +8,7 @@ One subnet of a family that ProXTrainer trained is exported for OpenVINO as `pro
 8 bits, the last time with quantisation in training, whether or not that is needed. Which layers stay in floating point
 the tuning half of the unseen cases decides; Dice is reported on the other half. Whatever a way costs, it is measured:
 here nothing is refused. All are timed per patch in one run, in turn. An export that is done is not done again. Results
-go to benchmarks/results/compression.json and into README.md. Leave the machine alone while it runs.
+go to benchmarks/results/compression.json and into benchmarks/RESULTS.md. Leave the machine alone while it runs.
 """
 
 from __future__ import annotations

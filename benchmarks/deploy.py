@@ -17,9 +17,10 @@ benchmarks/device.yaml, `--fold 3`. One thread, one run:
 3. Chosen, largest, and the network that nnU-Net plans are timed per patch in all runtimes, taking turns in each.
 4. What is reported was not chosen on: Dice of the largest, of the chosen, and of its int8 form on the reporting half.
 
-What is done is not done again. Results go to benchmarks/results/deploy.json and into README.md. Leave the machine alone
-while it runs. Servers multiply matrices in 8 bits in units (AMX) that no laptop has. oneDNN, with which both torch and
-OpenVINO compute, takes its instructions from ONEDNN_MAX_CPU_ISA, where it is set: the results of each set have a file.
+What is done is not done again. Results go to benchmarks/results/deploy.json and into benchmarks/RESULTS.md. Leave the
+machine alone while it runs. Servers multiply matrices in 8 bits in units (AMX) that no laptop has. oneDNN, with which
+both torch and OpenVINO compute, takes its instructions from ONEDNN_MAX_CPU_ISA, where it is set: the results of each
+set have a file.
 """
 
 from __future__ import annotations

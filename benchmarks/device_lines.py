@@ -1,4 +1,4 @@
-"""The lines of README.md's results beside the comparison: Auto3DSeg, OCT, search, export, reversible blocks."""
+"""The lines of the results on devices and hosts: search, export, int8, Auto3DSeg, OCT, reversible blocks."""
 
 from __future__ import annotations
 
@@ -130,8 +130,24 @@ def deploy_lines(results: Path) -> list[str]:
     return [line for path in sorted(results.glob("deploy*.json")) for line in _deploy_lines(_read(path))]
 
 
-def _deploy_lines(result: Mapping[str, Any]) -> list[str]:
-    rows = [
+def deploy_headline(results: Path) -> list[str]:
+    """Return what a subnet for a device saves and costs, if it was measured."""
+    if (result := _read(results / "deploy.json")) is None:
+        return []
+    reported, machine = result["reporting"], result["machine"]
+    return [
+        "",
+        f"`make bench-deploy`: the largest subnet of another family, one that was chosen for {machine['device']}, and "
+        f"the network that nnU-Net plans; one patch. The chosen one in int8 has a mean Dice of {reported['int8']:.3f} "
+        f"on {reported['cases']} unseen cases, the largest {reported['largest']:.3f}. "
+        f"{_times_faster(result)}",
+        "",
+        *_network_table(result),
+    ]
+
+
+def _network_table(result: Mapping[str, Any]) -> list[str]:
+    rows = (
         (
             name,
             f"{row['parameters'] / 1e6:.2f} M",
@@ -139,9 +155,20 @@ def _deploy_lines(result: Mapping[str, Any]) -> list[str]:
             *(f"{row['latency_ms'][runtime]:.1f} ms" for runtime in RUNTIMES),
         )
         for name, row in result["networks"].items()
-    ]
-    reported, threads, machine = result["reporting"], result["threads"], result["machine"]
+    )
+    return markdown(("network", "parameters", "multiply-adds", *RUNTIMES), "lrrrrrr", rows)
+
+
+def _times_faster(result: Mapping[str, Any]) -> str:
     planned, chosen = (result["networks"][name]["latency_ms"] for name in ("planned", "chosen"))
+    return (
+        f"In int8 it takes {planned['torch'] / chosen['openvino-int8']:.0f} times less time than nnU-Net's planned "
+        f"network in PyTorch, {planned['openvino-int8'] / chosen['openvino-int8']:.1f} times less than that in int8."
+    )
+
+
+def _deploy_lines(result: Mapping[str, Any]) -> list[str]:
+    reported, threads, machine = result["reporting"], result["threads"], result["machine"]
     limit, tuning = machine["instructions"], result["tuning"]
     only = f" with no other instructions than those of {limit} (`ONEDNN_MAX_CPU_ISA`)" if limit else ""
     return [
@@ -154,11 +181,9 @@ def _deploy_lines(result: Mapping[str, Any]) -> list[str]:
         f"take at most {tuning['limit_ms']:.1f} ms in int8, a twentieth less than bars below allow. The "
         f"{'best' if tuning['within'] else 'fastest'} was chosen, `{result['subnet']}`. On the other "
         f"{reported['cases']} unseen cases the largest has {reported['largest']:.3f}, the chosen one "
-        f"{reported['chosen']:.3f}, in int8 {reported['int8']:.3f}. In int8 it takes "
-        f"{planned['torch'] / chosen['openvino-int8']:.0f} times less time than nnU-Net's planned network in PyTorch, "
-        f"{planned['openvino-int8'] / chosen['openvino-int8']:.1f} times less than that in int8.",
+        f"{reported['chosen']:.3f}, in int8 {reported['int8']:.3f}. {_times_faster(result)}",
         "",
-        *markdown(("network", "parameters", "multiply-adds", *RUNTIMES), "lrrrrrr", rows),
+        *_network_table(result),
         "",
         *markdown(("bar", "", "measured", "met"), "lrrl", _deploy_bars(result)),
     ]

@@ -5,8 +5,8 @@
 
 The smallest and the largest subnet of the comparison's space (benchmarks/paper.yaml), in the network that nnU-Net plans
 for the hippocampus, on a batch of two patches: forward and backward pass with kernels as they are and channels last, in
-turn. The result goes to benchmarks/results, a file for each capability that torch names, and into README.md. Leave the
-machine alone while it runs.
+turn. The result goes to benchmarks/results, a file for each capability that torch names, and into
+benchmarks/RESULTS.md. Leave the machine alone while it runs.
 """
 
 from __future__ import annotations

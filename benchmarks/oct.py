@@ -13,9 +13,9 @@ with smallest, middle, largest and the same random subnets for all. What is done
 was broken off goes on, a training begins anew, because its time counts. Leave the machine alone while it runs. Each
 published unit is kept in benchmarks/results/units, without its model: with --published they are done here, too.
 
-Printed and written to benchmarks/results/oct.json, with a picture, and into README.md: training time; balanced
-accuracy of the random subnets, each averaged over the folds; that of the largest over all images, each predicted in
-the fold that left it unseen, with a bootstrap over patients; by bucket of latency.
+Printed and written to benchmarks/results/oct.json, with a picture, and into benchmarks/RESULTS.md: training time;
+balanced accuracy of the random subnets, each averaged over the folds; that of the largest over all images, each
+predicted in the fold that left it unseen, with a bootstrap over patients; by bucket of latency.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 Subnets of the family of benchmarks/device.yaml and the network that nnU-Net plans for the hippocampus, one patch: the
 forward pass as torch makes it and with oneDNN's convolutions, in turn. The result goes to benchmarks/results and into
-README.md. Leave the machine alone while it runs.
+benchmarks/RESULTS.md. Leave the machine alone while it runs.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Two processes of `prox-monai search`, a thread each, work in one folder on the unseen cases of a trained model; then two
 of `prox-monai evaluate --no-latency` on one table. When half of the rows are there one process is killed as a machine
 kills it that goes down (SIGKILL), and the other one is to finish alone. Needs nnU-Net's variable nnUNet_preprocessed;
-results go to benchmarks/results/two_processes.json and into README.md.
+results go to benchmarks/results/two_processes.json and into benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def test_settings_are_accepted():
     settings.ProXSettings(**yaml.safe_load(text))
 
 
-def test_the_results_table_is_what_the_command_writes(monkeypatch):
+def test_results_are_what_the_command_writes(monkeypatch):
     path = ROOT / "benchmarks" / "update_readme.py"
     monkeypatch.syspath_prepend(str(path.parent))
     spec = importlib.util.spec_from_file_location("update_readme", path)
@@ -80,6 +80,7 @@ def test_the_results_table_is_what_the_command_writes(monkeypatch):
     spec.loader.exec_module(module)
     written = README.partition(module.BEGIN)[2].partition(module.END)[0]
     assert written.strip() == module.table().strip()
+    assert module.PAGE.read_text() == module.results_page()
 
 
 def test_the_demo_in_the_table_is_the_one_that_is_shipped():
@@ -88,7 +89,8 @@ def test_the_demo_in_the_table_is_the_one_that_is_shipped():
     assert yaml.safe_load(result["settings"]) == yaml.safe_load(shipped)
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/RESULTS.md"])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+            assert (ROOT / page).parent.joinpath(target).exists(), target

@@ -22,7 +22,6 @@ def bundles(monkeypatch, tmp_path):
     import bundles
 
     monkeypatch.setattr(bundles, "RESULTS", tmp_path / "results" / "bundles.json")
-    monkeypatch.setattr(update_readme, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(update_readme, "write_readme", lambda: None)
     (tmp_path / "results").mkdir()
     return bundles
@@ -74,7 +73,9 @@ def test_few_cases_all_train(bundles, commands, tmp_path):
     assert result["random"] == pytest.approx({"subnets": 2, "mean": 0.8, "min": 0.75, "max": 0.85})
     assert result["predicted"]["within"] == {"images": 2, "labels": [0, 2]}
     assert result["predicted"]["exported"] == {"images": 2, "voxels_differ": 0}
-    text = "\n".join(bundles.update_readme.bundle_lines())
+    import training_lines
+
+    text = "\n".join(training_lines.bundle_lines(bundles.RESULTS.parent))
     assert "4 training cases" in text
     assert "0.700 | 0.800 | 0.900 | 0.800 (0.750 to 0.850)" in text
     assert "| 2 | 0, 2 |" in text

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-import update_readme
+import training_lines
 from comparison import pictures
 from comparison.methods import Method
 from comparison.pictures import draw, labelled_curve, ranking_picture
@@ -59,7 +59,7 @@ def test_times_of_another_processor_do_not_count_but_dice_and_multiply_adds_do(r
     assert methods["plus"]["mean"] == pytest.approx(0.88)
     assert methods["paper"]["train_seconds"] is methods["paper"]["train_seconds_ratio"] is None
     assert methods["paper"]["multiply_adds_1e9_ratio"] == pytest.approx(50 / 200)
-    assert update_readme.method_cells("paper", methods["paper"])[:5] == ("`paper`", "1", "", "", "0.25")
+    assert training_lines.method_cells("paper", methods["paper"])[:5] == ("`paper`", "1", "", "", "0.25")
     pictures.time_picture(more, tmp_path / "time.png", title="")
     assert (tmp_path / "time.png").stat().st_size > 0
 
@@ -153,30 +153,28 @@ def test_ranking_picture(tmp_path):
     assert (tmp_path / "r.png").stat().st_size > 5000
 
 
-@pytest.fixture
-def committed(tmp_path, monkeypatch):
-    monkeypatch.setattr(update_readme, "RESULTS", tmp_path)
-    return tmp_path
+def test_without_results_nothing_is_said(tmp_path):
+    for lines in (training_lines.paper_lines, training_lines.ranking_lines, training_lines.comparison_headline):
+        assert lines(tmp_path) == []
 
 
-def test_without_results_readme_says_nothing(committed):
-    assert update_readme.paper_lines() == update_readme.ranking_lines() == []
-
-
-def test_the_table(committed, results):
-    write_json(summary_of(results), committed / "paper_hippocampus.json")
-    text = "\n".join(update_readme.paper_lines())
+def test_the_table(tmp_path, results):
+    write_json(summary_of(results), tmp_path / "paper_hippocampus.json")
+    text = "\n".join(training_lines.paper_lines(tmp_path))
     assert "| `plus` | 2 | 0.5 min | 0.25 | 0.25 | 0.870 (0.850 to 0.890) | 0.860 | 0.880 |" in text
     assert "| `nnunet` | 1 | 3.5 min | 1.05 |  |  |  | 0.700 |" in text
     assert "Not trained yet: `paper`." in text
+    headline = "\n".join(training_lines.comparison_headline(tmp_path))
+    assert "| `plus` | 2 | 0.5 min |" in headline
+    assert "| `nnunet` |" not in headline
     assert "| mean Dice of the random subnets, plus | >= 0.86 | 0.870 | yes |" in text
     assert "| Kendall's tau to stand-alone training ÷ its ceiling | >= 0.8 |  | not measured |" in text
     assert "a processor, threads: 2, torch 2.9" in text
-    write_json(summary_of(results[:1]), committed / "paper_hippocampus_full.json")
-    assert "| `plus` | 1 |" in "\n".join(update_readme.paper_lines("_full"))
+    write_json(summary_of(results[:1]), tmp_path / "paper_hippocampus_full.json")
+    assert "| `plus` | 1 |" in "\n".join(training_lines.paper_lines(tmp_path, "_full"))
 
 
-def test_the_lines_on_a_stop(committed, results, result):
+def test_the_lines_on_a_stop(tmp_path, results, result):
     gain = {"mean": -0.002, "upper": 0.001, "decision": "ends"}
     fields = {"depth": [1, 2, 3], "width": [0.5]}
     stopped = [{"phase": 0, "stage": "depth"}, {"phase": 1, "stage": "depth", "gain": gain}]
@@ -184,21 +182,21 @@ def test_the_lines_on_a_stop(committed, results, result):
         result("plus_wider", 0.85, 600.0, settings=fields),
         result("plus_wider_stop", 0.84, 300.0, settings=fields, phases=stopped),
     ]
-    assert update_readme.stop_lines(results) == []
-    assert update_readme.stop_lines(pair[:1]) == []
-    said = "\n".join(update_readme.stop_lines(pair))
+    assert training_lines.stop_lines(results) == []
+    assert training_lines.stop_lines(pair[:1]) == []
+    said = "\n".join(training_lines.stop_lines(pair))
     assert "depth -0.0020 (90 % upper bound +0.0010), the dimension ends" in said
     assert "2 phases instead of 3, 5.0 minutes instead of 10.0" in said
     assert "Dice of the largest 0.850 instead of 0.860, mean of the random subnets 0.840 instead of 0.850" in said
 
 
-def test_the_lines_on_ranking(committed):
+def test_the_lines_on_ranking(tmp_path):
     part = {"mean": 0.5, "low": 0.4, "high": 0.6}
     gap = {"mean": -0.01, "low": -0.02, "high": 0.0}
     made = {"steps": 400, "seeds": [0, 1], "subnets": [{}] * 20, "tau": part, "ceiling": part, "gap": gap}
     made["command"] = "python benchmarks/ranking.py --data DIR --full"
-    write_json(made, committed / "ranking_hippocampus.json")
-    text = "\n".join(update_readme.ranking_lines())
+    write_json(made, tmp_path / "ranking_hippocampus.json")
+    text = "\n".join(training_lines.ranking_lines(tmp_path))
     assert text.strip().startswith(
         "`python benchmarks/ranking.py --data DIR --full`: 20 subnets, each also trained alone "
     )
