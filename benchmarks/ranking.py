@@ -8,7 +8,8 @@ Subnets stratified by multiply-adds are trained alone, with two seeds, and compa
 benchmarks/paper.py hold, on the same unseen cases. Kendall's tau between the two Dice is set against its ceiling, the
 tau between the two seeds of stand-alone training. Number of subnets, seeds and steps are in benchmarks/paper.yaml. What
 is done is not done again. Only accuracy is measured, so several trainings may run at a time, and on several machines,
-one after the other: each that ends is kept in benchmarks/results/units, and with --published done elsewhere, too.
+one after the other: each that ends is kept in benchmarks/results/units, as are the Dice of the supernets' subnets, and
+with --published both are done elsewhere, too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from comparison.pictures import ranking_picture
 from comparison.published import UNITS, holds_published, publish_units, take_published
 from comparison.summary import finished_units, write_json
 from comparison.units import Unit, check_units, evaluate, evaluate_unit, train_unit
-from comparison.workplace import Workplace
+from comparison.workplace import Workplace, environment
 from scipy.stats import bootstrap, kendalltau
 
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
@@ -41,6 +43,7 @@ from prox_monai.space import SubnetConfig
 
 RESULTS = BENCHMARKS / "results"
 FOLD = 1  # as in paper.py
+EXTRACTED = "extracted"  # beside the stand-alone trainings, which have their subnets' names
 POOL = 50  # random subnets per stratum
 RESAMPLES = 2000
 logger = logging.getLogger("prox_monai.benchmarks")
@@ -59,7 +62,7 @@ def rank(arguments: argparse.Namespace) -> None:
     """Train what is missing, and write figures, picture and README.
 
     Raises:
-        RuntimeError: When no supernet is trained yet.
+        RuntimeError: When no supernet is trained yet, and none has been evaluated.
         ValueError: When the seeds are not two, for the ceiling, or something was trained with other settings.
     """
     comparison = read_comparison(arguments.settings, full=arguments.full, threads=arguments.threads)
@@ -67,51 +70,78 @@ def rank(arguments: argparse.Namespace) -> None:
     if len(plan["seeds"]) != 2:
         raise ValueError(f"seeds of ranking must be two, for the ceiling, got {plan['seeds']}.")
     supernets = trained_supernets(comparison, root)
+    if not (supernets or arguments.published):
+        check_extracted(extracted_units(comparison, root), root, plan["method"])
     workplace = Workplace(arguments.data, arguments.output, arguments.device)
-    for unit in supernets:
-        unit.begin(unit.settings(), comparison.subnets, workplace.device)
-    models = [load_trained(workplace.fold_folder(unit).parent, FOLD) for unit in supernets]
-    costs = models[0].multiply_adds()
-    chosen = stratified(costs, plan["subnets"])
-    units = stand_alone_units(comparison, chosen, root)
     name = workplace.results_name("ranking", full=arguments.full)
     keep = keeper(root / "ranking", RESULTS / UNITS / name, take=arguments.published)
+    for unit in supernets:
+        extract(unit, comparison, workplace)
+    extracted = extracted_units(comparison, root)
+    check_extracted(extracted, root, plan["method"])
+    check_units(extracted, plan["subnets"], workplace.device)
+    chosen = {row["name"]: row["macs"] for row in extracted[0].result["subnets"]}
+    units = stand_alone_units(comparison, list(chosen), root)
     check_units(units, 0, workplace.device)
-    named = [(config.name, config) for config in chosen]
-    extracted = [
-        [row["dice"] for row in evaluate(model, named, unit.folder / "ranking.jsonl", workplace)]
-        for model, unit in zip(models, supernets, strict=True)
-    ]
+    for unit in extracted:
+        keep(unit.folder)
     train(units, workplace, arguments.jobs, keep)
     dice = {(unit.method.name, unit.seed): unit.result["dice"]["mean"] for unit in units}
-    alone = [[dice[config.name, seed] for config in chosen] for seed in plan["seeds"]]
+    alone = [[dice[subnet, seed] for subnet in chosen] for seed in plan["seeds"]]
+    taken = [[row["dice"] for row in unit.result["subnets"]] for unit in extracted]
     settings = units[0].method.settings
     result = {
         "command": f"python benchmarks/ranking.py --data DIR --jobs 2{comparison.flags(full=arguments.full)}",
         "method": plan["method"],
         "seeds": plan["seeds"],
         "steps": settings["epochs"] * settings["iterations_per_epoch"],
-        **compare(extracted, alone),
+        **compare(taken, alone),
         "subnets": [
-            {"name": c.name, "macs": costs(c), "extracted": [e[i] for e in extracted], "alone": [a[i] for a in alone]}
-            for i, c in enumerate(chosen)
+            {"name": subnet, "macs": macs, "extracted": [e[i] for e in taken], "alone": [a[i] for a in alone]}
+            for i, (subnet, macs) in enumerate(chosen.items())
         ],
     }
     publish(result, name)
 
 
 def trained_supernets(comparison: Comparison, root: Path) -> list[Unit]:
-    """Return the supernets whose models are there: published units have none.
-
-    Raises:
-        RuntimeError: When there is none.
-    """
+    """Return the supernets whose models are there: published units have none."""
     method = comparison.methods[comparison.ranking["method"]]
     done = [unit for unit in finished_units(root, [method]) if unit.fold == FOLD]
-    trained = [unit for unit in done if any(unit.folder.glob("nnUNet_results/*/*/*/checkpoint_final.pth"))]
-    if not trained:
-        raise RuntimeError(f"{root} holds no finished {method.name} with its model; run benchmarks/paper.py first.")
-    return trained
+    return [unit for unit in done if any(unit.folder.glob("nnUNet_results/*/*/*/checkpoint_final.pth"))]
+
+
+def extracted_units(comparison: Comparison, root: Path) -> list[Unit]:
+    """Return the supernets whose subnets have been evaluated, each as a unit of its own, which needs no model."""
+    method = comparison.methods[comparison.ranking["method"]]
+    return finished_units(root / "ranking", [replace(method, name=EXTRACTED)])
+
+
+def check_extracted(units: Sequence[Unit], root: Path, method: str) -> None:
+    """Raise RuntimeError when there is no supernet to compare with."""
+    if not units:
+        raise RuntimeError(f"{root} holds no finished {method} with its model; run benchmarks/paper.py first.")
+
+
+def extract(supernet: Unit, comparison: Comparison, workplace: Workplace) -> None:
+    """Evaluate the subnets that are ranked, as a supernet holds them; not again.
+
+    Raises:
+        ValueError: When the supernet, or its subnets, were begun with other settings.
+    """
+    count, settings = comparison.ranking["subnets"], supernet.settings()
+    supernet.begin(settings, comparison.subnets, workplace.device)
+    unit = replace(supernet, method=replace(supernet.method, name=EXTRACTED), root=supernet.root / "ranking")
+    unit.begin(settings, count, workplace.device)
+    if unit.result is not None:
+        return
+    model = load_trained(workplace.fold_folder(supernet).parent, supernet.fold)
+    costs = model.multiply_adds()
+    chosen = [(config.name, config) for config in stratified(costs, count)]
+    rows = evaluate(model, chosen, unit.folder / "subnets.jsonl", workplace)
+    pairs = zip(chosen, rows, strict=True)
+    subnets = [{"name": name, "macs": costs(config), "dice": row["dice"]} for (name, config), row in pairs]
+    unit.finish({"of": supernet.method.name, "environment": environment(workplace.device), "subnets": subnets})
 
 
 def publish(result: dict[str, Any], name: str) -> None:
@@ -142,11 +172,11 @@ def stratified(costs: MultiplyAdds, count: int) -> list[SubnetConfig]:
     return [ends[0], *inner, ends[1]]
 
 
-def stand_alone_units(comparison: Comparison, chosen: Sequence[SubnetConfig], root: Path) -> list[Unit]:
-    """Return a unit per subnet and seed."""
+def stand_alone_units(comparison: Comparison, chosen: Sequence[str], root: Path) -> list[Unit]:
+    """Return a unit per subnet's name and seed."""
     plan = comparison.ranking
     settings = with_steps({**comparison.common, **plan["settings"]}, plan["steps"])
-    methods = [Method(config.name, {**settings, "subnet": config.name}) for config in chosen]
+    methods = [Method(name, {**settings, "subnet": name}) for name in chosen]
     check_settings("ranking", methods[0].settings)
     return [Unit(method, seed, FOLD, root / "ranking") for seed, method in product(plan["seeds"], methods)]
 

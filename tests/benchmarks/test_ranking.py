@@ -72,10 +72,10 @@ def test_ties_rank_nothing():
 def test_stand_alone_units(tmp_path):
     plan = {"seeds": [0, 1], "steps": 0.3, "settings": {"preset": "standalone", "epochs": 2}}
     comparison = Comparison({"epochs": 9, "iterations_per_epoch": 20}, {}, {}, 3, plan)
-    chosen = [Costs.space.smallest(), Costs.space.largest()]
+    chosen = [Costs.space.smallest().name, Costs.space.largest().name]
     units = ranking.stand_alone_units(comparison, chosen, tmp_path)
-    assert [(unit.method.name, unit.seed) for unit in units] == [(c.name, s) for s in (0, 1) for c in chosen]
-    wanted = {"epochs": 2, "iterations_per_epoch": 6, "preset": "standalone", "subnet": chosen[1].name, "seed": 1}
+    assert [(unit.method.name, unit.seed) for unit in units] == [(name, seed) for seed in (0, 1) for name in chosen]
+    wanted = {"epochs": 2, "iterations_per_epoch": 6, "preset": "standalone", "subnet": chosen[1], "seed": 1}
     assert units[-1].settings() == wanted
     assert units[-1].folder.is_relative_to(tmp_path / "ranking")
 
