@@ -2,8 +2,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-# A user's own nnU-Net settings must change neither the tests nor the demo: both set what they need.
+# A user's own nnU-Net settings must change neither the tests, nor the demo, nor what is trained for a benchmark: all set
+# what they need. What measures a trained model needs the user's nnUNet_preprocessed.
+ifeq (,$(filter bench-deploy bench-compression bench-processes,$(MAKECMDGOALS)))
 unexport $(filter nnUNet_% PROX_CONFIG,$(.VARIABLES))
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help test demo lint bench bench-ranking bench-bundles bench-oct bench-reversible bench-auto3dseg bench-deploy bench-compression bench-processes bench-search bench-step clean
@@ -26,7 +29,7 @@ bench: $(INSTALLED) ## compare trainings on real data: DATA=<Decathlon folder>, 
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(THREADS),--threads $(THREADS)) $(if $(FULL),--full) \
 		$(if $(PUBLISHED),--published) $(if $(OUTPUT),--output "$(OUTPUT)")
 
-bench-ranking: $(INSTALLED) ## after bench: subnets of the supernet against the same trained alone; same variables
+bench-ranking: $(INSTALLED) ## after bench, with its DATA, THREADS, FULL, PUBLISHED, OUTPUT: the supernet's subnets against the same trained alone
 	$(BIN)/python benchmarks/ranking.py $(if $(DATA),--data "$(DATA)") $(if $(THREADS),--threads $(THREADS)) \
 		$(if $(FULL),--full) $(if $(PUBLISHED),--published) $(if $(OUTPUT),--output "$(OUTPUT)")
 
@@ -42,14 +45,14 @@ bench-reversible: $(INSTALLED) ## measure what reversible blocks save
 bench-auto3dseg: $(INSTALLED) ## prox in Auto3DSeg on the hippocampus, quick settings: DATA=<folder of the Decathlon's tasks>
 	$(BIN)/python benchmarks/auto3dseg.py --data "$(DATA)" $(if $(OUTPUT),--output "$(OUTPUT)")
 
-bench-deploy: $(INSTALLED) ## a subnet for a device beside nnU-Net's planned network: MODEL=<folder that ProXTrainer trained>, FOLD=<n>
+bench-deploy: $(INSTALLED) ## a subnet for a device beside nnU-Net's planned network: MODEL=<folder that ProXTrainer trained>, FOLD=<n>; nnUNet_preprocessed as it was trained
 	$(BIN)/python benchmarks/deploy.py --model "$(MODEL)" $(if $(FOLD),--fold $(FOLD)) $(if $(OUTPUT),--output "$(OUTPUT)")
 
-bench-compression: $(INSTALLED) ## a subnet in int8, fine-tuned, and both: MODEL=<folder that ProXTrainer trained>, FOLD=<n>, SUBNET=<name>
+bench-compression: $(INSTALLED) ## a subnet in int8, fine-tuned, and both: MODEL=<folder that ProXTrainer trained>, FOLD=<n>, SUBNET=<name>; nnUNet_preprocessed
 	$(BIN)/python benchmarks/compression.py --model "$(MODEL)" $(if $(FOLD),--fold $(FOLD)) $(if $(SUBNET),--subnet "$(SUBNET)") \
 	  $(if $(OUTPUT),--output "$(OUTPUT)")
 
-bench-processes: $(INSTALLED) ## two processes on one search and one table, one killed: MODEL=<folder that ProXTrainer trained>, FOLD=<n>
+bench-processes: $(INSTALLED) ## two processes on one search and one table, one killed: MODEL=<folder that ProXTrainer trained>, FOLD=<n>; nnUNet_preprocessed
 	$(BIN)/python benchmarks/two_processes.py --model "$(MODEL)" $(if $(FOLD),--fold $(FOLD)) $(if $(OUTPUT),--output "$(OUTPUT)")
 
 bench-search: $(INSTALLED) ## search among millions of subnets against random ones, with a synthetic Dice

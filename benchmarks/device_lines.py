@@ -137,8 +137,9 @@ def deploy_headline(results: Path) -> list[str]:
     reported, machine = result["reporting"], result["machine"]
     return [
         "",
-        f"`make bench-deploy`: the largest subnet of another family, one that was chosen for {machine['device']}, and "
-        f"the network that nnU-Net plans; one patch. The chosen one in int8 has a mean Dice of {reported['int8']:.3f} "
+        f"`make bench-deploy`: the largest subnet of another family ({_listed(result['width'])} of the planned "
+        f"channels), one that was chosen for {machine['device']}, and the network that nnU-Net plans, which is timed, "
+        f"not trained; one patch. The chosen one in int8 has a mean Dice of {reported['int8']:.3f} "
         f"on {reported['cases']} unseen cases, the largest {reported['largest']:.3f}. "
         f"{_times_faster(result)}",
         "",

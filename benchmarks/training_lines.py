@@ -122,9 +122,13 @@ def comparison_headline(results: Path) -> list[str]:
     main = yaml.safe_load((BENCHMARKS / "paper.yaml").read_text())["groups"]["main"]
     return [
         "",
-        f"`make bench`: ProX as published (`paper`), ours (`plus`) and progressive shrinking (PS), in as many steps "
-        f"each, on {result['cases']} other unseen cases; Dice is the mean over random subnets, the same for all; "
-        f"medians over the seeds; time is without validation, against PS of the same seed on the same processor.",
+        f"`make bench`: ProX as published (`paper`), ours (`plus`), and progressive shrinking (PS), the order of "
+        f"once-for-all, from large to small; as many steps each, on {result['cases']} other unseen cases. Dice is the "
+        f"mean over subnets drawn at random from the family, the same for all methods; all figures are medians over "
+        f"the seeds. Time is without validation, in minutes on the processor that most of PS was trained on, against "
+        f"PS over all seeds that have it on one processor. The last phase of `plus` is its polishing: each step trains "
+        f"the largest, the smallest and a random subnet, and the largest teaches the others. A bar is a target that "
+        f"was set before anything was measured.",
         "",
         *method_table({name: row for name, row in result["methods"].items() if name in main}),
         "",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,17 @@ def test_our_commands_parse(words):
 @pytest.mark.parametrize("words", [w for w in commands() if w[0] == "make"], ids=" ".join)
 def test_make_targets_exist(words):
     assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("target", ["test", "demo", "bench", "bench-deploy", "bench-compression", "bench-processes"])
+def test_a_users_folders_reach_only_what_measures_a_trained_model(tmp_path, target):
+    for name in ("python", "prox-monai"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "folder:$nnUNet_preprocessed"\n')
+        (tmp_path / name).chmod(0o755)
+    made = ("make", "--silent", target, f"BIN={tmp_path}", f"INSTALLED={tmp_path}/python")
+    environment = {**os.environ, "nnUNet_preprocessed": "mine"}
+    said = subprocess.run(made, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == f"folder:{'mine' * (target in ('bench-deploy', 'bench-compression', 'bench-processes'))}\n"
 
 
 @pytest.mark.parametrize("words", [w for w in commands() if w[0].startswith("nnUNetv2")], ids=" ".join)

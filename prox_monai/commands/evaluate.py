@@ -103,6 +103,6 @@ EVALUATE = Command(
     "measure subnets of a trained model on unseen cases: Dice, latency, memory, multiply-adds, parameters",
     _evaluate,
     _evaluate_arguments,
-    examples=f"prox-monai evaluate {MODEL_EXAMPLE} --random 30 --half tuning --output rows.jsonl\n"
+    examples=f"prox-monai evaluate {MODEL_EXAMPLE} --random 30 --half tuning --output tuning.jsonl\n"
     f"prox-monai evaluate {MODEL_EXAMPLE} --per-bucket 150 --output rows.jsonl",
 )

@@ -147,7 +147,7 @@ def _examples(format: str) -> str:
     lines = [f"prox-monai export {format} {MODEL_EXAMPLE} --subnet middle --output {format}_middle"]
     if format == "openvino":
         int8 = "--precision int8 --output int8"
-        lines.append(f"prox-monai export openvino {MODEL_EXAMPLE} --max-latency-ms 20 --table rows.jsonl {int8}")
+        lines.append(f"prox-monai export openvino {MODEL_EXAMPLE} --max-latency-ms 20 --table tuning.jsonl {int8}")
     return "\n".join(lines)
 
 

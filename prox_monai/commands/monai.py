@@ -102,6 +102,6 @@ COMMANDS = (
         _export_bundle,
         _export_bundle_arguments,
         examples="prox-monai export bundle bundles/hippocampus_mri_prox_segmentation --subnet middle --output plain\n"
-        f"prox-monai export bundle {MODEL_EXAMPLE} --max-latency-ms 20 --table rows.jsonl --output plain",
+        f"prox-monai export bundle {MODEL_EXAMPLE} --max-latency-ms 20 --table tuning.jsonl --output plain",
     ),
 )

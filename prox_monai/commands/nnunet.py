@@ -112,7 +112,9 @@ def _extend_arguments(parser: argparse.ArgumentParser) -> None:
     for dimension, kind in kinds.items():
         help = f"larger than every {dimension} that is trained; one or more, increasing"
         parser.add_argument(f"--{dimension}", nargs="+", type=kind, default=[], metavar="VALUE", help=help)
-    help = "of the new phases, one per value: a total, or one number each"
+    help = (
+        "of the new phases, one per value and one that polishes, where the family had it: a total, or one number each"
+    )
     parser.add_argument("--epochs", nargs="+", type=int, required=True, metavar="N", help=help)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="nnUNet_results of the new training")
 

@@ -143,6 +143,6 @@ COMMANDS = (
         _predict,
         _predict_arguments,
         examples="prox-monai predict int8 -i images -o predictions\n"
-        f"prox-monai predict {MODEL_EXAMPLE} --budget-s 1 --table rows.jsonl -i images -o predictions",
+        f"prox-monai predict {MODEL_EXAMPLE} --budget-s 1 --table tuning.jsonl -i images -o predictions",
     ),
 )

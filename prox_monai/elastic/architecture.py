@@ -38,7 +38,15 @@ class Architecture(Protocol):
         """Product of the strides along each spatial axis; input sizes must be multiples of it."""
 
     def build(self, config: SubnetConfig) -> nn.Module:
-        """Build the plain network, initialised as its host does; must work under ``torch.device("meta")``."""
+        """Build the plain network, initialised as its host does; must work under ``torch.device("meta")``.
+
+        It maps ``(B, C, *spatial)``, whose spatial axes are multiples of :attr:`stride`, to a tensor, or to a list of
+        them, one per level of deep supervision. Outputs with spatial axes are images of the input's size or a fraction
+        of it.
+
+        Raises:
+            ValueError: When the configuration is none of this architecture's.
+        """
 
     def canonical(self, config: SubnetConfig) -> SubnetConfig:
         """Return the one configuration that names this network: equal networks, equal results."""

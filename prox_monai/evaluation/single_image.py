@@ -22,7 +22,8 @@ class OneImage(TorchFunctionMode):
     """A context for predicting one image at a time on a CPU: oneDNN computes its 3-D convolutions.
 
     Torch unfolds a single image of few channels into a matrix first (``slow_conv3d``), 27 times as large for kernels of
-    three voxels; oneDNN, which it leaves batches of two to, takes a third of the time (``benchmarks/single_image.py``).
+    three voxels; oneDNN, which it leaves batches of two to, takes a third to a ninth of the time
+    (``benchmarks/single_image.py``).
     Values are the same but for rounding. All else stays as it is: other images and operations, other devices and
     precisions, and whatever is traced, compiled or has gradients.
     """

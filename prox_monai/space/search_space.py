@@ -30,7 +30,7 @@ class SearchSpace:
     Args:
         sections: number of sections of every subnet.
         depth: candidate depths in blocks, increasing.
-        width: candidate width multipliers, increasing.
+        width: candidate width multipliers, increasing; of inverted residuals their expansion ratios.
         kernel: candidate kernel sizes in voxels, odd, increasing.
         resolution: candidate fractions of the native patch, increasing.
         groups: for depth, width and kernel, the index of each section's choice, from 0 without gaps;

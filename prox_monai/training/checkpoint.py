@@ -84,7 +84,7 @@ def save_checkpoint(path: str | Path, supernet: Supernet, training: ProgressiveT
 
 
 def load_checkpoint(path: str | Path, *, expected: Architecture | None = None) -> Checkpoint:
-    """Read a file written by :func:`save_checkpoint`.
+    """Read a file written by :func:`save_checkpoint`; the supernet is on the CPU.
 
     Args:
         path: the file.
@@ -93,7 +93,7 @@ def load_checkpoint(path: str | Path, *, expected: Architecture | None = None) -
     Raises:
         FileNotFoundError: When there is no such file.
         ValueError: When the file is truncated, holds pickled objects, is no supernet's checkpoint, is of a newer
-            version, or of another architecture.
+            version, of another architecture, or of one that is not registered (:func:`register_architecture`).
     """
     content = read_safely(path)
     _check_header(content, path)

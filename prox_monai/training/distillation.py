@@ -22,7 +22,7 @@ class Distillation:
     """How much, and in which form, a student learns from its teacher.
 
     Args:
-        weight: λ of ``(1 - λ) * task + λ * distillation``; 0 trains without a teacher.
+        weight: λ of ``(1 - λ) * task + λ * distillation``; 0 trains without a teacher, 0.5 is the paper's.
         form: ``"mse"`` of the logits (the paper's), or ``"kl"``, the Kullback-Leibler divergence of the class
             probabilities from the teacher's.
 
@@ -30,7 +30,7 @@ class Distillation:
         ValueError: When ``weight`` is not in [0, 1], or ``form`` is unknown.
     """
 
-    weight: float = 0.5
+    weight: float
     form: Form = "mse"
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ class ProgressiveTraining:
                 optimizer.zero_grad()
                 for subnet in training.begin_step(step):
                     training.distill(x)
-                    loss(supernet(x), target).backward()
+                    (loss(supernet(x), target) / training.phase.subnets_per_step).backward()
                 optimizer.step()
 
     What is sampled is a pure function of seed, epoch and step: equal on all ranks and after a resume. The only
@@ -44,7 +44,7 @@ class ProgressiveTraining:
         schedule: the phases.
         seed: seed of the sampled subnets.
         freeze: which freezes of the paper are applied, see :func:`freeze_of`.
-        distillation: how students learn from the teacher of their phase.
+        distillation: how students learn from the teacher of their phase; by default there is none.
         in_place: how the others learn from the first subnet of a step, in phases that are ``in_place``.
         teacher_average: decay per step of the exponential moving average of weights that a phase's teacher is taken
             from; 0 takes the weights as the phase before left them. The average is a second supernet in memory.
@@ -63,7 +63,7 @@ class ProgressiveTraining:
         *,
         seed: int = 0,
         freeze: FreezeRule = "none",
-        distillation: Distillation = Distillation(),
+        distillation: Distillation = Distillation(0.0),
         in_place: Distillation = Distillation(0.5, "kl"),
         teacher_average: float = 0.0,
         patch: PatchRule = "full",
@@ -98,7 +98,11 @@ class ProgressiveTraining:
         return self.schedule.phase_at(self.epoch)
 
     def criterion(self, task_loss: Callable[[Any, Any], Tensor]) -> DistillationLoss:
-        """Return the host's loss with the teacher's term added."""
+        """Return the host's loss with the teacher's term added.
+
+        Args:
+            task_loss: of outputs and target, as the host gives them; a scalar.
+        """
         return DistillationLoss(task_loss, lambda: self._lesson, self._keep_first, regions=self.regions)
 
     def _keep_first(self, outputs: Outputs) -> None:

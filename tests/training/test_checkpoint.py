@@ -10,7 +10,7 @@ import torch
 from prox_monai.elastic import Supernet
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import PhaseSchedule, SearchSpace, unet_groups
-from prox_monai.training import ProgressiveTraining, load_checkpoint, save_checkpoint
+from prox_monai.training import Distillation, ProgressiveTraining, load_checkpoint, save_checkpoint
 from prox_monai.training.checkpoint import FORMAT, VERSION, register_architecture
 
 checkpoint_module = importlib.import_module("prox_monai.training.checkpoint")
@@ -54,12 +54,13 @@ def test_round_trip(path, supernet):
 
 
 def test_round_trip_of_a_training(path, supernet):
-    training = ProgressiveTraining(supernet, PhaseSchedule.prox(SPACE, 5), seed=3)
+    taught = {"seed": 3, "distillation": Distillation(0.5)}
+    training = ProgressiveTraining(supernet, PhaseSchedule.prox(SPACE, 5), **taught)
     training.begin_epoch(1)
     save_checkpoint(path, supernet, training)
     loaded = load_checkpoint(path)
     assert loaded.schedule == training.schedule
-    resumed = ProgressiveTraining(loaded.supernet, loaded.schedule, seed=3)
+    resumed = ProgressiveTraining(loaded.supernet, loaded.schedule, **taught)
     resumed.load_state_dict(loaded.training)
     assert resumed.epoch == 1
     assert resumed.teacher.config == training.teacher.config

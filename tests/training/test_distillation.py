@@ -80,7 +80,9 @@ def test_10_no_gradient_reaches_the_teacher():
     teacher = Teacher(CONFIG, network, (1, 1))
     x = torch.randn(2, 1, 8, 8)
     taught = teacher(x)
-    DistillationLoss(F.mse_loss, lambda: Lesson(taught, Distillation()))(student(x), torch.zeros(2, 2, 6, 6)).backward()
+    DistillationLoss(F.mse_loss, lambda: Lesson(taught, Distillation(0.5)))(
+        student(x), torch.zeros(2, 2, 6, 6)
+    ).backward()
     assert all(parameter.grad is None for parameter in network.parameters())
     assert all(parameter.grad.any() for parameter in student.parameters())
     assert not any(output.requires_grad for output in taught)
@@ -108,7 +110,7 @@ def test_numbers_of_outputs_must_agree():
     [
         ({"weight": 1.5}, r"distillation weight must be in \[0, 1\], got 1.5"),
         ({"weight": float("nan")}, r"distillation weight must be in \[0, 1\], got nan"),
-        ({"form": "l1"}, r"distillation form must be one of \('mse', 'kl'\), got 'l1'"),
+        ({"weight": 0.5, "form": "l1"}, r"distillation form must be one of \('mse', 'kl'\), got 'l1'"),
     ],
 )
 def test_settings_are_checked(fields, message):

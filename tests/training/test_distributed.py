@@ -11,7 +11,7 @@ from ranks import join, run_ranks
 from prox_monai.elastic import Supernet
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import PhaseSchedule, SearchSpace, unet_groups
-from prox_monai.training import ProgressiveTraining
+from prox_monai.training import Distillation, ProgressiveTraining
 
 STEPS = 2
 EPOCHS = 2
@@ -24,7 +24,9 @@ def worker(rank: int, folder: Path) -> None:
     space = SearchSpace(3, (1, 2), (1,), (3,), groups=unet_groups(2))
     supernet = Supernet(UNetArchitecture(2, 1, 2, (4, 8), ((1, 1), (2, 2))), space)
     network = torch.nn.parallel.DistributedDataParallel(supernet, find_unused_parameters=True)
-    training = ProgressiveTraining(supernet, PhaseSchedule.prox(space, EPOCHS), freeze="both")
+    training = ProgressiveTraining(
+        supernet, PhaseSchedule.prox(space, EPOCHS), freeze="both", distillation=Distillation(0.5)
+    )
     loss = training.criterion(torch.nn.functional.cross_entropy)
     optimizer = torch.optim.AdamW(supernet.parameters(), lr=0.01)
     rows = []

@@ -20,10 +20,11 @@ STEPS = 3
 
 
 class Loop:
-    """A plain training loop whose data are a function of epoch and step."""
+    """A plain training loop whose data are a function of epoch and step; phases are taught unless told not to."""
 
     def __init__(self, supernet, schedule=SCHEDULE, **settings):
         self.supernet = supernet
+        settings = {"distillation": Distillation(0.5), **settings}
         self.training = ProgressiveTraining(supernet, schedule, seed=7, **settings)
         self.loss = self.training.criterion(lambda ours, target: sum(F.cross_entropy(y, target) for y in ours))
         self.optimizer = torch.optim.AdamW(supernet.parameters(), lr=0.01, weight_decay=0.1)
@@ -365,7 +366,7 @@ def test_under_the_sandwich_rule_the_largest_teaches_the_others_of_its_step():
 
 def test_a_teacher_looks_at_the_input_of_a_step_once():
     schedule = PhaseSchedule.prox(SPACE, [2] * 5, subnets_per_step=3)
-    training = ProgressiveTraining(Supernet(ARCHITECTURE, SPACE), schedule)
+    training = ProgressiveTraining(Supernet(ARCHITECTURE, SPACE), schedule, distillation=Distillation(0.5))
     training.begin_epoch(9)
     calls = []
     training.teacher.network.register_forward_hook(lambda *args: calls.append(1))

@@ -44,6 +44,11 @@ def check_bundle_root(bundle_root: str | Path, name: str | None = None) -> None:
 def check_patch(patch: Sequence[int], architecture: Architecture, space: SearchSpace) -> None:
     """Check that a network that goes down and up again takes a patch, at every resolution of a space.
 
+    Args:
+        patch: its size in voxels per spatial axis.
+        architecture: of the network; its stride counts.
+        space: its resolutions count.
+
     Raises:
         ValueError: When the patch is not made of whole strides, two resolutions lead to the same size, or one leaves a
             single voxel at the bottleneck.

@@ -53,11 +53,12 @@ def _finite(ends: Sequence[float] | None) -> list[float] | None:
 class PatientIntervals:
     """Let an evaluator of a classifier keep what it predicts, for intervals by a bootstrap over patients.
 
-    They are in ``engine.state.intervals`` at the end of an epoch. Images of a patient are drawn together, see
-    :func:`~prox_monai.evaluation.classification.bootstrap_over_patients`.
+    They are in ``engine.state.intervals`` at the end of an epoch, 95 % each. Images of a patient are drawn together,
+    see :func:`~prox_monai.evaluation.classification.bootstrap_over_patients`.
 
     Args:
-        metrics: functions of labels and probabilities, by the names that they have in the evaluator.
+        metrics: functions of labels ``(N,)`` and probabilities ``(N, classes)``, by the names that they have in the
+            evaluator, whose output is decollated: a ``label`` and a ``pred`` of shape ``(classes,)`` per image.
         patient: key of an item of the data, whom it is of.
         resamples: number of draws.
     """

@@ -29,7 +29,8 @@ class SubnetNetwork(Supernet):
     Args:
         architecture: rule from configuration to plain network.
         space: the subnets that exist; a loaded state brings its own.
-        subnet: name of the subnet to run, an alias (``smallest``, ``largest``) or a name in ``table``.
+        subnet: name of the subnet to run, any of the space; ``smallest``, ``largest``, or an alias that only ``table``
+            knows, as ``middle``.
         max_latency_ms: run the best subnet known within this budget instead, in milliseconds; 0 or None: no budget.
         table: JSON lines of known subnets; needed for the budget.
         statistics: file of the normalisation statistics of subnets, which networks with BatchNorm need: those of the
@@ -123,7 +124,10 @@ class SubnetNetwork(Supernet):
         return self._statistics.get(self.architecture.canonical(config)) if self._statistics else None
 
     def forward(self, x: Tensor) -> Any:
-        """Run the chosen subnet; of one image on a CPU, by oneDNN (:class:`OneImage`)."""
+        """Run the chosen subnet on an input of shape ``(B, C, *spatial)``, whose axes are multiples of the stride.
+
+        One image on a CPU is computed by oneDNN (:class:`OneImage`).
+        """
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(x)
         with OneImage.where_needed(x.device):

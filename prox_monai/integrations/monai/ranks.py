@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import distributed
 
-_FORWARDED = (ValueError, RuntimeError)
+_FORWARDED = (ValueError, RuntimeError, OSError)
 
 
 def distributed_now() -> bool:
@@ -21,7 +21,11 @@ def rank() -> int:
 
 
 def of_first_rank(work: Callable[[], Any]) -> Any:
-    """Let the first process work, and all have its result, or its ValueError or RuntimeError."""
+    """Let the first process work, and all have its result.
+
+    Raises:
+        ValueError, RuntimeError, OSError: In all processes, when the first one's work does.
+    """
     if not distributed_now():
         return work()
     outcome: list[Any] = [None]

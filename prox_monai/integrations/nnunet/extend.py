@@ -35,7 +35,8 @@ def extend(
     Args:
         checkpoint: ``checkpoint_final.pth`` in a fold's folder of ``ProXTrainer``.
         candidates: of each dimension, those to add, each larger than all that were trained.
-        epochs: of the new phases, one per candidate: in total, or one value per phase.
+        epochs: of the new phases, one per candidate and a last one that polishes, where the family had it: in total, or
+            one value per phase.
         results: the value of ``nnUNet_results`` for the new training.
 
     Returns:

@@ -77,13 +77,12 @@ class ProgressLog(LocalLogger):
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epoch)
             (folder / "prox_settings.json").write_text(json.dumps(settings.to_dict(), indent=2))
 
-    def describe(self, phase: Phase, phases: int) -> str:
-        """Return the line that announces a phase."""
+    def describe(self, phase: Phase, phases: int, teacher: SubnetConfig | None = None) -> str:
+        """Return the line that announces a phase, one of so many, and the teacher if it has one."""
         candidates = ", ".join(f"{d} {list(phase.space.candidates(d))}" for d in Dimension)
-        teacher = f"; teacher {phase.teacher}" if phase.teacher is not None else ""
         return (
             f"Phase {phase.index + 1} of {phases}, stage {phase.stage}: {candidates}; "
-            f"{phase.space.size()} subnets, {phase.epochs} epochs{teacher}"
+            f"{phase.space.size()} subnets, {phase.epochs} epochs{f'; teacher {teacher}' if teacher else ''}"
         )
 
     def begin_epoch(self, phase: Phase, epoch: int, epochs: int, steps: int) -> None:

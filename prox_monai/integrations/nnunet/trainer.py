@@ -235,7 +235,8 @@ class ProXTrainer(nnUNetTrainer):
             self._best_ema = None
             if phase.reorder:
                 self.optimizer.state.clear()  # it belongs to the channels' old places
-            self.print_to_log_file(self._log.describe(phase, len(self.schedule.phases)))
+            teacher = self.training.teacher and self.training.teacher.config
+            self.print_to_log_file(self._log.describe(phase, len(self.schedule.phases), teacher))
         self._log.begin_epoch(phase, self.current_epoch, self.num_epochs, self.num_iterations_per_epoch)
 
     def train_step(self, batch: dict) -> dict:

@@ -19,7 +19,7 @@ from prox_monai.elastic import Supernet
 from prox_monai.integrations.monai.handler import ExpansionHandler
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import PhaseSchedule, SearchSpace, unet_groups
-from prox_monai.training import ProgressiveTraining
+from prox_monai.training import Distillation, ProgressiveTraining
 
 STEPS = 2
 ARCHITECTURE = UNetArchitecture(2, 1, 2, (4, 8), ((1, 1), (2, 2)))
@@ -44,7 +44,7 @@ class Run:
         ]
         torch.manual_seed(0)
         self.supernet = Supernet(ARCHITECTURE, SPACE)
-        training = ProgressiveTraining(self.supernet, SCHEDULE, seed=3)
+        training = ProgressiveTraining(self.supernet, SCHEDULE, seed=3, distillation=Distillation(0.5))
         self.expansion = ExpansionHandler(training, learning_rate=0.01)
         self.optimizer = torch.optim.AdamW(self.supernet.parameter_groups(0.01))
         loaders = [CheckpointLoader(str(resume), self.saved)] if resume else []

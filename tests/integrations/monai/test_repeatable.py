@@ -27,7 +27,7 @@ from prox_monai.integrations.monai.bundle import latest_checkpoint
 from prox_monai.integrations.monai.handler import ExpansionHandler
 from prox_monai.integrations.monai.repeatable import EpochSampler, EpochSeedHandler
 from prox_monai.space import PhaseSchedule
-from prox_monai.training import ProgressiveTraining
+from prox_monai.training import Distillation, ProgressiveTraining
 
 SEED = 4
 
@@ -120,7 +120,7 @@ class Run:
         self.supernet = Supernet(family.architecture, family.space)
         self.supernet.load_state_dict(family.state)
         schedule = PhaseSchedule.prox(family.space, [2] * 5 + [last], polish=True)
-        training = ProgressiveTraining(self.supernet, schedule, seed=SEED)
+        training = ProgressiveTraining(self.supernet, schedule, seed=SEED, distillation=Distillation(0.5))
         expansion = ExpansionHandler(training, learning_rate=0.01)
         self.optimizer = torch.optim.AdamW(self.supernet.parameter_groups(0.01))
         saved = {"expansion": expansion, "model": self.supernet, "optimizer": self.optimizer}
