@@ -82,7 +82,7 @@ class DistillationLoss(nn.Module):
         task_loss: the host's loss, called with ``(outputs, target)``.
         lesson: returns the present lesson, or None.
         show: is shown the outputs of every call, from which others may learn.
-        regions: see :func:`output_distance`.
+        weights, regions: see :func:`output_distance`.
 
     After a call ``task`` and ``distance`` hold the two terms, detached; ``distance`` is None without a lesson.
     """
@@ -93,12 +93,14 @@ class DistillationLoss(nn.Module):
         lesson: Callable[[], Lesson | None],
         show: Callable[[Outputs], None] = lambda outputs: None,
         *,
+        weights: Sequence[float] | None = None,
         regions: bool = False,
     ) -> None:
         super().__init__()
         self.task_loss = task_loss
         self.lesson = lesson
         self.show = show
+        self.weights = weights
         self.regions = regions
         self.task: Tensor | None = None
         self.distance: Tensor | None = None
@@ -111,30 +113,37 @@ class DistillationLoss(nn.Module):
         lesson = self.lesson()
         if lesson is None:
             return task
-        distance = output_distance(outputs, lesson.outputs, lesson.distillation.form, regions=self.regions)
+        form = lesson.distillation.form
+        distance = output_distance(outputs, lesson.outputs, form, weights=self.weights, regions=self.regions)
         self.distance = distance.detach()
         return (1 - lesson.distillation.weight) * task + lesson.distillation.weight * distance
 
 
-def output_distance(outputs: Outputs, taught: Outputs, form: Form, *, regions: bool = False) -> Tensor:
-    """Return the mean over the deep-supervision outputs of their distance to the teacher's.
+def output_distance(
+    outputs: Outputs, taught: Outputs, form: Form, *, weights: Sequence[float] | None = None, regions: bool = False
+) -> Tensor:
+    """Return the sum over the deep-supervision outputs of their distance to the teacher's.
 
     Args:
         outputs: logits ``(B, C, *spatial)`` of the student, or a list of them.
         taught: the teacher's, of the same shapes.
         form: see :class:`Distillation`.
+        weights: of the outputs in the host's loss; equal ones that add up to 1 if None. Where one is 0 the host trains
+            nothing, and the teacher has nothing to teach.
         regions: channels are regions that may overlap, each with a probability of its own (sigmoid), instead of classes
             that exclude each other (softmax).
 
     Raises:
-        ValueError: When student and teacher differ in their number of outputs.
+        ValueError: When student, teacher and weights differ in their number of outputs.
     """
     ours, theirs = as_list(outputs), as_list(taught)
-    if len(ours) != len(theirs):
-        raise ValueError(f"the student has {len(ours)} outputs, the teacher {len(theirs)}.")
+    shares = [1 / len(ours)] * len(ours) if weights is None else weights
+    if not len(ours) == len(theirs) == len(shares):
+        raise ValueError(f"the student has {len(ours)} outputs, the teacher {len(theirs)}, the loss {len(shares)}.")
     divergence = _divergence_of_regions if regions else _divergence_of_classes
     distance = F.mse_loss if form == "mse" else divergence
-    return torch.stack([distance(a.float(), b.float()) for a, b in zip(ours, theirs, strict=True)]).mean()
+    trained = ((share, a, b) for share, a, b in zip(shares, ours, theirs, strict=True) if share)
+    return torch.stack([share * distance(a.float(), b.float()) for share, a, b in trained]).sum()
 
 
 def _divergence_of_classes(outputs: Tensor, taught: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -97,13 +97,18 @@ class ProgressiveTraining:
         """The phase of the present epoch."""
         return self.schedule.phase_at(self.epoch)
 
-    def criterion(self, task_loss: Callable[[Any, Any], Tensor]) -> DistillationLoss:
+    def criterion(
+        self, task_loss: Callable[[Any, Any], Tensor], weights: Sequence[float] | None = None
+    ) -> DistillationLoss:
         """Return the host's loss with the teacher's term added.
 
         Args:
             task_loss: of outputs and target, as the host gives them; a scalar.
+            weights: of the outputs of deep supervision in it, see :func:`output_distance`.
         """
-        return DistillationLoss(task_loss, lambda: self._lesson, self._keep_first, regions=self.regions)
+        return DistillationLoss(
+            task_loss, lambda: self._lesson, self._keep_first, weights=weights, regions=self.regions
+        )
 
     def _keep_first(self, outputs: Outputs) -> None:
         if self._first_outputs is None and self.phase.in_place:

@@ -67,6 +67,23 @@ def test_the_loss_compares_regions():
     assert torch.equal(loss(student, student), output_distance(student, teacher, "kl", regions=True))
 
 
+def test_outputs_count_for_what_they_do_in_the_hosts_loss():
+    """nnU-Net gives the lowest output no weight: then nothing may be taught there either."""
+    student, teacher = outputs(3), outputs(3)
+    for output in student:
+        output.requires_grad_()
+    loss = DistillationLoss(
+        lambda ours, wanted: (ours[0] - wanted).abs().mean(),
+        lambda: Lesson(teacher, Distillation(0.5, "kl")),
+        weights=(0.75, 0.25, 0),
+    )
+    made = loss(student, torch.zeros(()))
+    distance = 0.75 * closed_form(student[0], teacher[0], "kl") + 0.25 * closed_form(student[1], teacher[1], "kl")
+    torch.testing.assert_close(loss.distance, distance.detach())
+    made.backward()
+    assert [output.grad is None for output in student] == [False, False, True]
+
+
 def test_10_without_a_teacher_the_loss_is_the_task():
     loss = DistillationLoss(F.l1_loss, lambda: None)
     student, target = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3)
@@ -101,8 +118,10 @@ def test_half_precision_outputs_are_compared_in_single():
 
 
 def test_numbers_of_outputs_must_agree():
-    with pytest.raises(ValueError, match=r"the student has 2 outputs, the teacher 3"):
+    with pytest.raises(ValueError, match=r"the student has 2 outputs, the teacher 3, the loss 2"):
         output_distance(outputs(2), outputs(3), "mse")
+    with pytest.raises(ValueError, match=r"the student has 2 outputs, the teacher 2, the loss 1"):
+        output_distance(outputs(2), outputs(2), "mse", weights=[1.0])
 
 
 @pytest.mark.parametrize(

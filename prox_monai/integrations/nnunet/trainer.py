@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
@@ -143,7 +144,7 @@ class ProXTrainer(nnUNetTrainer):
         self.training = self.settings.training(
             self.supernet, self.schedule, self.settings.seed, regions=self.label_manager.has_regions
         )
-        self.loss = self.training.criterion(self.loss)
+        self.loss = self.training.criterion(self.loss, _output_weights(self.loss))
         self._choose_validated()
 
     def _choose_validated(self) -> None:
@@ -394,6 +395,11 @@ def _wrap_again(network: DistributedDataParallel) -> DistributedDataParallel:
     return DistributedDataParallel(
         network.module, device_ids=network.device_ids, find_unused_parameters=True, broadcast_buffers=False
     )
+
+
+def _output_weights(loss: nn.Module) -> tuple[float, ...] | None:
+    """What each output of deep supervision counts for in nnU-Net's loss; None where there is one output."""
+    return loss.weight_factors if isinstance(loss, DeepSupervisionWrapper) else None
 
 
 def _on(device: torch.device, target: Tensor | list[Tensor]) -> Tensor | list[Tensor]:

@@ -337,6 +337,13 @@ def other_labels(folders, request):
     return str(number)
 
 
+def test_a_teacher_counts_outputs_as_nnunets_loss_does(make_trainer):
+    trainer = make_trainer(**SHORT)
+    trainer.initialize()
+    assert trainer.loss.weights == trainer.loss.task_loss.weight_factors
+    assert trainer.loss.weights[0] > trainer.loss.weights[-1] == 0
+
+
 @pytest.mark.parametrize("other_labels", LABELS, indirect=True)
 def test_regions_and_ignored_labels(train, make_trainer, other_labels, request):
     trainer = make_trainer(dataset=other_labels, **SHORT)
