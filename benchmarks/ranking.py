@@ -137,10 +137,9 @@ def extract(supernet: Unit, comparison: Comparison, workplace: Workplace) -> Non
         return
     model = load_trained(workplace.fold_folder(supernet).parent, supernet.fold)
     costs = model.multiply_adds()
-    chosen = [(config.name, config) for config in stratified(costs, count)]
-    rows = evaluate(model, chosen, unit.folder / "subnets.jsonl", workplace)
-    pairs = zip(chosen, rows, strict=True)
-    subnets = [{"name": name, "macs": costs(config), "dice": row["dice"]} for (name, config), row in pairs]
+    chosen = {config.name: config for config in stratified(costs, count)}
+    rows = {row["name"]: row for row in evaluate(model, list(chosen.items()), unit.folder / "subnets.jsonl", workplace)}
+    subnets = [{"name": name, "macs": costs(config), "dice": rows[name]["dice"]} for name, config in chosen.items()]
     unit.finish({"of": supernet.method.name, "environment": environment(workplace.device), "subnets": subnets})
 
 

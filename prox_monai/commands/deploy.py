@@ -7,7 +7,7 @@ import os
 import shlex
 from pathlib import Path
 
-from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, model_arguments
+from prox_monai.commands.arguments import MODEL_EXAMPLE, at_least_one, fraction, model_arguments
 from prox_monai.commands.command import Command, extra
 from prox_monai.commands.search import limit_arguments, quiet_optuna, subnet_latency, wanted_of
 from prox_monai.export.formats import MAX_DICE_DROP, RUNTIMES
@@ -60,7 +60,7 @@ def _deploy_arguments(parser: argparse.ArgumentParser) -> None:
     help = "use a table of another device or version as it is"
     parser.add_argument("--force", action="store_true", help=help)
     help = "refuse an exported form that costs more mean Dice on the tuning half, default: %(default)s"
-    parser.add_argument("--max-dice-drop", type=float, default=MAX_DICE_DROP, metavar="DICE", help=help)
+    parser.add_argument("--max-dice-drop", type=fraction, default=MAX_DICE_DROP, metavar="DICE", help=help)
 
 
 COMMANDS = (

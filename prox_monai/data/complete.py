@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ def complete_file(target: Path) -> Iterator[Path]:
 
     An error in the block leaves the target as it was. Several processes may write the same target: the last one stays.
     """
-    partial = target.with_name(f".partial_{os.getpid()}_{target.name}")
+    partial = target.with_name(f".partial_{secrets.token_hex(4)}_{target.name}")  # containers may share process numbers
     try:
         yield partial
         partial.replace(target)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prox_monai.elastic.architecture import ReorderableArchitecture
+from prox_monai.elastic.architecture import Architecture, ReorderableArchitecture
 from prox_monai.elastic.growth import channel_axes
 from prox_monai.elastic.resolution import without_resolution
 from prox_monai.elastic.supernet import Supernet
@@ -26,13 +26,18 @@ def reorder_channels(supernet: Supernet) -> None:
         TypeError: When the architecture does not say which channels belong together.
     """
     architecture, config = supernet.architecture, supernet.space.largest()
-    if not isinstance(architecture, ReorderableArchitecture):
-        raise TypeError(f"channels can be re-ordered where channel_groups says which; {architecture} has none.")
+    check_reorderable(architecture)
     network = without_resolution(supernet.extract(config))
     importance = channel_importance(architecture, config, network)
     orders = {group: norms.argsort(descending=True, stable=True) for group, norms in importance.items()}
     permute_channels(architecture, config, network, orders)
     supernet.absorb(config, network)
+
+
+def check_reorderable(architecture: Architecture) -> None:
+    """Raise TypeError when an architecture does not say which channels belong together."""
+    if not isinstance(architecture, ReorderableArchitecture):
+        raise TypeError(f"channels can be re-ordered where channel_groups says which; {architecture} has none.")
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from prox_monai.elastic import Supernet
-from prox_monai.elastic.reorder import reorder_channels
+from prox_monai.elastic.reorder import check_reorderable, reorder_channels
 from prox_monai.space import Phase, PhaseSchedule, SubnetConfig
 from prox_monai.training.distillation import Distillation, DistillationLoss, Lesson, Outputs, Teacher, as_list
 from prox_monai.training.freezing import FREEZE_RULES, FreezeRule, freeze_of
@@ -54,6 +54,7 @@ class ProgressiveTraining:
     Raises:
         ValueError: When the freeze or patch rule is unknown, the decay not in [0, 1), or the schedule does not fit the
             supernet's search space.
+        TypeError: When a phase re-orders channels, and the architecture does not say which belong together.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class ProgressiveTraining:
             raise ValueError(f"teacher_average must be in [0, 1), got {teacher_average!r}.")
         for phase in schedule.phases:
             supernet.space.check_includes(phase.space)
+            if phase.reorder:
+                check_reorderable(supernet.architecture)
         self.supernet = supernet
         self.schedule = schedule
         self.seed = seed

@@ -16,6 +16,7 @@ if any(find_spec(name) is None for name in ("monai", "ignite", "fire", "tensorbo
     pytest.skip('needs MONAI and what its bundles need: pip install "prox-monai[monai]"', allow_module_level=True)
 
 from prox_monai.evaluation.subnets import read_rows
+from prox_monai.integrations.monai import latest_checkpoint
 
 
 def trained_in_two_processes(bundle) -> str:
@@ -44,11 +45,14 @@ def test_two_processes_train_one_model(name, request):
     assert trained_in_two_processes(bundle).count("phase 6 of 6") == 2
     epochs = bundle.override["epochs"]
     total = epochs if isinstance(epochs, int) else sum(epochs)
-    checkpoints = list(Path(bundle.override["ckpt_dir"], "training").iterdir())
-    assert [path.name for path in checkpoints] == [f"checkpoint_epoch={total}.pt"]
-    saved, model = (torch.load(path, weights_only=True) for path in (checkpoints[0], bundle.model))
+    checkpoint = Path(latest_checkpoint(Path(bundle.override["ckpt_dir"], "training")))
+    assert checkpoint.name == f"checkpoint_epoch={total}.pt"
+    saved, model = (torch.load(path, weights_only=True) for path in (checkpoint, bundle.model))
     assert saved["expansion"]["epochs"] == total
     assert [name for name, tensor in model.items() if not torch.equal(saved["model"][name], tensor)] == []
+    logs = {path.parent for path in Path(bundle.override["output_dir"], "tensorboard").rglob("events.*")}
+    events = [path for folder in logs for path in folder.glob("events.*")]
+    assert len(events) == 2  # of training and of validation, of one process
     if name == "retinal":  # one process writes table and statistics
         rows = read_rows(Path(bundle.override["ckpt_dir"], "subnets.jsonl"))
         assert [row["name"] for row in rows] == ["smallest", "middle", "largest"]

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from prox_monai.elastic import Supernet
-from prox_monai.networks import UNetArchitecture
+from prox_monai.networks import InvertedUNetArchitecture, UNetArchitecture
 from prox_monai.space import Dimension, PhaseSchedule, SearchSpace, unet_groups
 from prox_monai.training import Distillation, ProgressiveTraining, load_checkpoint, save_checkpoint
 
@@ -285,6 +285,13 @@ def test_a_candidate_in_between_that_the_supernet_lacks_is_refused():
     supernet = Supernet(ARCHITECTURE, wide.restrict(width=(0.25, 1)))
     with pytest.raises(ValueError, match=r"width 0.5 of section 0 is not in the search space \(0.25, 1.0\)"):
         ProgressiveTraining(supernet, PhaseSchedule.prox(wide, 3))
+
+
+def test_channels_that_cannot_be_re_ordered_are_refused_at_once():
+    architecture = InvertedUNetArchitecture(2, 1, 2, (4, 8), ((1, 1), (2, 2)))
+    schedule = PhaseSchedule.progressive_shrinking(SPACE, 4, reorder=True)
+    with pytest.raises(TypeError, match="where channel_groups says which"):
+        ProgressiveTraining(Supernet(architecture, SPACE), schedule)
 
 
 def test_an_unknown_freeze_is_refused():

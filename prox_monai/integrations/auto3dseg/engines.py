@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import CacheDataset, DataLoader, Dataset
+from monai.data import CacheDataset, DataLoader, Dataset, DistributedSampler
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import (
     CheckpointLoader,
@@ -93,7 +93,7 @@ def make_evaluator(
     classes = parameters.output_classes
     return SupervisedEvaluator(
         device=device,
-        val_data_loader=DataLoader(dataset, batch_size=1, num_workers=0),
+        val_data_loader=DataLoader(dataset, batch_size=1, num_workers=0, sampler=_share_of_rank(dataset)),
         network=network,
         inferer=sliding_window(parameters),
         postprocessing=Compose(
@@ -103,6 +103,11 @@ def make_evaluator(
         val_handlers=[sampling, *handlers],
         amp=parameters.amp and device.type == "cuda",
     )
+
+
+def _share_of_rank(dataset: Dataset) -> DistributedSampler | None:
+    """The cases that this process scores; its metrics are put together with those of the others."""
+    return DistributedSampler(dataset, even_divisible=False, shuffle=False) if distributed_now() else None
 
 
 def make_engines(
@@ -139,7 +144,7 @@ def make_engines(
         EpochSeedHandler(parameters.prox_seed, dataset),
         expansion,
         ValidationHandler(interval, validator=_validator(parameters, training, validation, folder, device)),
-        CheckpointSaver(str(folder.training), saved, save_interval=interval, n_saved=1),
+        CheckpointSaver(str(folder.training), saved, save_interval=interval, n_saved=2),
         *_reports(folder, tag_name="train_loss", output_transform=from_engine(["loss"], first=True)),
     ]
     batch = parameters.num_images_per_batch

@@ -97,7 +97,12 @@ class Parameters:
                 f"max_latency_ms chooses the subnet: give one of both, got {self.max_latency_ms:g} and "
                 f"{', '.join(self.subnet)}."
             )
-        self.search_space()
+        space = self.search_space()
+        for name in set(self.subnet) - {"middle"}:
+            try:
+                space.parse(name)
+            except ValueError as error:
+                raise ValueError(f"subnet: {str(error).rstrip('.')}, and middle.") from error
         self.architecture()
         check_resolutions(self.prox_resolution, self.topology.patch, self.topology.stride)
 

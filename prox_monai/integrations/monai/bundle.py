@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from prox_monai.elastic import Architecture, check_resolutions
 from prox_monai.space import SearchSpace
 
 FINAL = "model.pt"
 ABOUT = "about.json"
+logger = logging.getLogger(__name__)
 _EPOCH = re.compile(r"checkpoint_epoch=(\d+)\.pt")
 
 
@@ -127,15 +130,17 @@ def check_about(ckpt_dir: str | Path, about: Mapping[str, Any]) -> None:
 
 
 def latest_checkpoint(folder: str | Path) -> str:
-    """Return the checkpoint of the latest epoch in a folder.
+    """Return the checkpoint of the latest epoch in a folder; one that was not written to its end does not count.
 
     Raises:
         ValueError: When there is none.
     """
     found = {int(m[1]): path for path in Path(folder).glob("*.pt") if (m := _EPOCH.fullmatch(path.name))}
-    if not found:
-        raise ValueError(f"there is no training to resume in {folder}: it holds no checkpoint_epoch=<n>.pt.")
-    return str(found[max(found)])
+    for epoch in sorted(found, reverse=True):
+        if is_zipfile(found[epoch]):
+            return str(found[epoch])
+        logger.warning("%s was not written to its end; an earlier one is taken.", found[epoch])
+    raise ValueError(f"there is no training to resume in {folder}: it holds no complete checkpoint_epoch=<n>.pt.")
 
 
 def images_of(folder: str | Path) -> list[str]:

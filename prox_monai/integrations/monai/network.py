@@ -54,6 +54,7 @@ class SubnetNetwork(Supernet):
         self._rows = read_rows(table) if table else []
         self._statistics_file = statistics
         self._statistics: Mapping[SubnetConfig, Mapping[str, Tensor]] = {}
+        self._on_device: tuple[Mapping[str, Tensor], torch.device, dict[str, Tensor]] | None = None
         self._model: str | None = None
         self.choose(subnet, max_latency_ms)
 
@@ -147,7 +148,10 @@ class SubnetNetwork(Supernet):
         own = self._own_statistics(self.active)
         if self.training or own is None or self._skeleton(self.active) is not skeleton:
             return super()._buffer_views(skeleton)
-        return {name: buffer.to(self._like.device) for name, buffer in own.items()}
+        device = self._like.device
+        if (kept := self._on_device) is None or kept[0] is not own or kept[1] != device:
+            self._on_device = own, device, {name: buffer.to(device) for name, buffer in own.items()}
+        return self._on_device[2]
 
 
 class SubnetInferer(Inferer):

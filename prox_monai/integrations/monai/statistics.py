@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock  # a dependency of torch
@@ -26,19 +26,30 @@ def read_statistics(path: str | Path, model: str) -> dict[SubnetConfig, Mapping[
         path: the file.
         model: digest of the weights that they must be of.
     """
-    if not Path(path).exists():
+    path = Path(path)
+    if not path.exists():
         return {}
-    stat = Path(path).stat()
-    written_for, statistics = _read(Path(path), (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    version = _version(path)
+    if version not in _last:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        entries = stored["subnets"]
+        _remember(version, stored["model"], {SubnetConfig.from_dict(e["config"]): e["buffers"] for e in entries})
+    written_for, statistics = _last[version]
     return dict(statistics) if written_for == model else {}
 
 
-@lru_cache(maxsize=1)
-def _read(path: Path, version: tuple[int, ...]) -> tuple[str, Statistics]:
-    """The file as it was in this version: it is asked for much more often than it changes."""
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    entries = stored["subnets"]
-    return stored["model"], {SubnetConfig.from_dict(entry["config"]): entry["buffers"] for entry in entries}
+_last: dict[tuple[Any, ...], tuple[str, Statistics]] = {}
+"""The file that was read or written last, by what tells its versions apart: it is asked for at every subnet."""
+
+
+def _remember(version: tuple[Any, ...], model: str, statistics: Statistics) -> None:
+    _last.clear()
+    _last[version] = model, statistics
+
+
+def _version(path: Path) -> tuple[Any, ...]:
+    stat = path.stat()
+    return path.absolute(), stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def write_statistics(statistics: Statistics, path: str | Path, model: str) -> None:
@@ -56,6 +67,7 @@ def write_statistics(statistics: Statistics, path: str | Path, model: str) -> No
         subnets = [{"config": config.to_dict(), "buffers": dict(buffers)} for config, buffers in known.items()]
         with complete_file(path) as partial:
             torch.save({"model": model, "subnets": subnets}, partial)
+        _remember(_version(path), model, known)
 
 
 def digest(supernet: Supernet) -> str:

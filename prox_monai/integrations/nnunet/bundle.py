@@ -22,6 +22,7 @@ from prox_monai.export.torchscript import torchscript_allowed, write_torchscript
 from prox_monai.integrations.nnunet.bundle_config import POSTFIX, inference_config, window_order, window_size
 from prox_monai.integrations.nnunet.case_predictor import CasePredictor
 from prox_monai.integrations.nnunet.deployed import from_trained
+from prox_monai.integrations.nnunet.describing import channel_names
 from prox_monai.integrations.nnunet.images import Case
 from prox_monai.integrations.nnunet.scoring import mean_dice
 from prox_monai.integrations.nnunet.trained import TrainedModel
@@ -87,7 +88,7 @@ def write_bundle(model: TrainedModel, config: SubnetConfig, network: nn.Module, 
 def _metadata(model: TrainedModel, config: SubnetConfig) -> dict[str, Any]:
     with named_extra("a MONAI bundle", "monai"):
         import monai
-    channels, labels = model.dataset_json["channel_names"], model.dataset_json["labels"]
+    channels, labels = channel_names(model.dataset_json), model.dataset_json["labels"]
     computed = "CTNormalization" in model.configuration.normalization_schemes
     heads = [name for name in labels if name != "ignore"]
     if model.labels.has_regions:

@@ -198,6 +198,7 @@ def _inferer(model: TrainedModel) -> dict[str, Any]:
 
 def _postprocessing(labels: LabelManager, ending: str) -> list[dict[str, Any]]:
     keys = {"keys": "pred"}
+    on_cpu = {"_target_": "ToDeviced", **keys, "device": "cpu"}  # on a GPU cubic resampling would need CuPy
     inverted = {
         "_target_": "Invertd",
         **keys,
@@ -216,10 +217,11 @@ def _postprocessing(labels: LabelManager, ending: str) -> list[dict[str, Any]]:
         "separate_folder": False,
     }
     if not labels.has_regions:
-        return [inverted, {"_target_": "AsDiscreted", **keys, "argmax": True}, saved]
+        return [on_cpu, inverted, {"_target_": "AsDiscreted", **keys, "argmax": True}, saved]
     chosen = f"$lambda x: {_labels(labels.regions_class_order)}"
     return [
         {"_target_": "Activationsd", **keys, "sigmoid": True},
+        on_cpu,
         inverted,
         {"_target_": "Lambdad", **keys, "func": chosen},
         saved,

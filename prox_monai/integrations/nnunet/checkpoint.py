@@ -155,6 +155,7 @@ def subnet_checkpoint(source: str | Path, config: SubnetConfig, name: str) -> Pa
     """
     content = read_checkpoint(source)
     content = {key: content[key] for key in _PREDICTION_KEYS}
+    content["prox"] = content["prox"] | {"training": None}  # which may hold a teacher
     trained_space(content).check(config)
     weights = content["network_weights"]
     described = ExtraState.decode(weights["_extra_state"])

@@ -17,7 +17,7 @@ from prox_monai.evaluation.cost import parameters
 from prox_monai.export.description import FILE as DESCRIPTION
 from prox_monai.export.description import Description, file_digest
 from prox_monai.export.exported import NETWORK_FILES, load_exported, open_runtime, write_network
-from prox_monai.export.formats import check_precision
+from prox_monai.export.formats import check_installed, check_precision
 from prox_monai.export.parity import check_parity, compare
 from prox_monai.export.runtime import RuntimeNetwork
 from prox_monai.export.runtimes import PlainRuntime
@@ -77,6 +77,7 @@ def deploy(
     if not overwrite:
         check_free(destination)
     check_precision(format, compression.precision)
+    check_installed(format, compression.precision)
     if format == "bundle":
         check_bundled(model)
     model.supernet.space.check(config)

@@ -74,7 +74,7 @@ def preprocessing_of(
     configuration = PlansManager(plans).get_configuration(configuration_name)
     content = configuration.configuration
     return {
-        "channels": dataset_json["channel_names"],
+        "channels": channel_names(dataset_json),
         "file_ending": dataset_json["file_ending"],
         "reader": plans["image_reader_writer"],
         "transpose": plans["transpose_forward"],
@@ -88,6 +88,11 @@ def preprocessing_of(
         "window_step": STEP,
         "mirroring_axes": None if axes is None else list(axes),
     }
+
+
+def channel_names(dataset_json: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the name of each channel by its number; nnU-Net takes the Decathlon's ``modality`` for it as well."""
+    return dataset_json["channel_names"] if "channel_names" in dataset_json else dataset_json["modality"]
 
 
 def check_described(description: Description, plans: dict[str, Any], dataset_json: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from prox_monai.evaluation.cost import device_name
 from prox_monai.evaluation.threads import torch_threads
 from prox_monai.export.description import Description, read_description
 from prox_monai.export.exported import load_exported
-from prox_monai.export.formats import form_of
+from prox_monai.export.formats import check_installed, form_of
 from prox_monai.export.runtimes import make_runtime
 from prox_monai.export.timing import side_by_side
 from prox_monai.integrations.nnunet.calibration import cases_of
@@ -92,6 +92,9 @@ def subnet_for_device(
     """
     if not (wanted.at_most or wanted.min_dice):
         raise ValueError("give a limit of latency, parameters, multiply-adds, memory or Dice; there is none.")
+    format, precision = form_of(runtime)
+    check_installed(format, precision)
+    compression = Compression(precision=precision, max_dice_drop=max_dice_drop)
     output, preprocessed = Path(output), preprocessed_folder(model, environment)
     cases = cases_of(model, environment)
     output.mkdir(parents=True, exist_ok=True)
@@ -102,10 +105,8 @@ def subnet_for_device(
     front = list(zip(found.front, found.reporting, strict=True))  # by increasing cost
     chosen, row = max(front, key=lambda pair: pair[0].dice) if wanted.at_most else front[0]
     draw_found(found, model, latency, output / SEARCH / PICTURE, row["key"])
-    format, precision = form_of(runtime)
     folder = output / f"{chosen.config.name}_{runtime}"
     if not folder.exists():
-        compression = Compression(precision=precision, max_dice_drop=max_dice_drop)
         with torch_threads(threads):  # of the comparison
             deploy(model, chosen.config, format, folder, cases=cases, compression=compression)
     description = read_description(folder)

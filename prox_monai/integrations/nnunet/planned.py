@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ def planned_network(model: TrainedModel, rows: Sequence[Mapping[str, Any]], stoc
     measured = rows[0]["latency"]
     device = "cuda" if torch.cuda.is_available() and measured["device"] == device_name("cuda") else "cpu"
     time = _latency_ms(network, model.input_shape, measured["threads"], device)
-    dice = None if stock is None else _validated_dice(stock, rows[0]["dice_per_case"])
+    ending = model.dataset_json["file_ending"]
+    dice = None if stock is None else validated_dice(stock, rows[0]["dice_per_case"], ending)
     return _row(network, model.input_shape, time, dice) | {"device": device_name(device)}
 
 
@@ -92,16 +93,27 @@ def planned_module(plans: PlansManager, configuration_name: str, dataset_json: d
     ).eval()
 
 
-def _validated_dice(fold: Path, cases: Mapping[str, float]) -> float:
+def validated_dice(fold: Path, cases: Collection[str], ending: str) -> float:
+    """Return the mean Dice of these cases as nnU-Net validated a fold.
+
+    Args:
+        fold: its folder.
+        cases: names of the cases.
+        ending: of the files of label maps, as in ``dataset.json``.
+
+    Raises:
+        FileNotFoundError: When the fold was not validated.
+        ValueError: When a case is missing.
+    """
     path = fold / "validation" / "summary.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; {fold} should be a fold that nnU-Net trained and validated.")
     found = {
-        Path(case["prediction_file"]).name.partition(".")[0]: {
+        Path(case["prediction_file"]).name.removesuffix(ending): {
             label: values["Dice"] for label, values in case["metrics"].items()
         }
         for case in json.loads(path.read_text(encoding="utf-8"))["metric_per_case"]
     }
-    if missing := sorted(cases.keys() - found.keys()):
+    if missing := sorted(set(cases) - found.keys()):
         raise ValueError(f"{path} lacks {len(missing)} of the cases that subnets were scored on, such as {missing[0]}.")
     return mean_dice({case: found[case] for case in cases})

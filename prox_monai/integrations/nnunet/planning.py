@@ -91,7 +91,7 @@ def plan_training(settings: ProXSettings, planned: ConfigurationManager) -> tupl
 
     Raises:
         NotImplementedError: When the configuration is the second stage of a cascade, or the plans ask for another class
-            of network.
+            of network, or for blocks that depth cannot grow by.
         ValueError: When candidates, resolutions, epochs, names of subnets or the network do not fit.
     """
     if planned.previous_stage_name is not None:
@@ -107,6 +107,9 @@ def plan_training(settings: ProXSettings, planned: ConfigurationManager) -> tupl
             space.parse(name)
         except ValueError as error:
             raise ValueError(f"validate: {str(error).rstrip('.')}, and middle.") from error
+    if settings.growth == "preserving" and len(space.depth) > 1:
+        with torch.device("meta"), torch.no_grad():
+            architecture.continue_depth(architecture.build(space.largest()), 0, space.depth[0])
     return space, settings.phase_schedule(space, settings.epochs)
 
 

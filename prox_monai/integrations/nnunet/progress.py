@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class ProgressLog(LocalLogger):
 
     def begin_epoch(self, phase: Phase, epoch: int, epochs: int, steps: int) -> None:
         """Start the clock and, in the terminal of the rank that writes, the bar."""
-        self._reports, self.validated_smallest = [], []
+        self._reports, self._counted, self.validated_smallest = [], 0, []
         self._phase, self._epoch, self._start = phase, epoch, time.perf_counter()
         self._bar = tqdm(
             total=steps,
@@ -96,24 +96,24 @@ class ProgressLog(LocalLogger):
             leave=False,
         )
 
-    def end_step(self, reports: Iterable[StepReport]) -> None:
-        """Take in a step, in which these subnets were trained."""
+    def end_step(self, reports: Sequence[StepReport], multiply_adds: MultiplyAdds) -> None:
+        """Take in a step, in which these subnets were trained; they are counted while they are built."""
         self._reports += reports
+        self._counted += sum(multiply_adds.at(report.size)(report.config) for report in reports)
         self._bar.update()
 
-    def end_training(self, multiply_adds: MultiplyAdds, batch_size: int) -> None:
+    def end_training(self, batch_size: int) -> None:
         """Log what the steps of the epoch gave and cost."""
         seconds = time.perf_counter() - self._start
         self._bar.close()
         distances = [float(r.distance) for r in self._reports if r.distance is not None]
-        counted = [multiply_adds.at(report.size)(report.config) for report in self._reports]
         values = {
             "phase": self._phase.index,
             "stage": str(self._phase.stage),
             "task_losses": float(np.mean([float(r.task) for r in self._reports])),
             "distillation_losses": float(np.mean(distances)) if distances else 0.0,
             "train_seconds": seconds,
-            "multiply_adds": sum(counted) * batch_size / 1e9,
+            "multiply_adds": self._counted * batch_size / 1e9,
         }
         for name, value in values.items():
             self.log(name, value, self._epoch)

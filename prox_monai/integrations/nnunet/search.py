@@ -126,7 +126,8 @@ def search_trained(
         model=f"{model.digest}-{_digest(problem, latency)}",
     )
     allowed = (row for row in read_rows(tuning, model.digest) if problem.allows(SubnetConfig.from_dict(row["config"])))
-    reported = report([(subnet.config.name, subnet.config) for subnet in front])
+    by_name = {row["name"]: row for row in report([(subnet.config.name, subnet.config) for subnet in front])}
+    reported = [by_name[subnet.config.name] for subnet in front]  # those that another process had begun come last
     both = ([_with_latency(row, latency) for row in rows] for rows in (allowed, reported))
     found = Found(problem.cost, front, *both)
     _write_front(found, output / "front.json", problem, latency, model.digest)

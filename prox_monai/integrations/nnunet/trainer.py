@@ -266,7 +266,7 @@ class ProXTrainer(nnUNetTrainer):
                 raise FloatingPointError(self._not_finite("loss", f"step {step}, subnet {config}"))
             reports.append(StepReport(config, tuple(data.shape[2:]), self.loss.task, self.loss.distance))
         optimize(self.network, self.optimizer, self.grad_scaler)
-        self._log.end_step(reports)
+        self._log.end_step(reports, self.multiply_adds)
         return {"loss": np.mean(torch.stack(losses).tolist())}
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
@@ -277,7 +277,7 @@ class ProXTrainer(nnUNetTrainer):
         """
         if not np.isfinite([output["loss"] for output in train_outputs]).any():
             raise FloatingPointError(self._not_finite("loss", "in all steps"))
-        self._log.end_training(self.multiply_adds, self.batch_size)
+        self._log.end_training(self.batch_size)
         self.optimizer.zero_grad(set_to_none=True)
         super().on_train_epoch_end(train_outputs)
 

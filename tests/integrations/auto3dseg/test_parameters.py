@@ -81,6 +81,7 @@ def test_every_method_has_a_schedule(preset):
             {"subnet": ("smallest", "middle"), "max_latency_ms": 5.0},
             "max_latency_ms chooses the subnet: give one of both, got 5 and smallest, middle",
         ),
+        ({"subnet": ("smalest",)}, "subnet: .*smalest.*, and middle"),
         ({"prox_resolution": (0.95, 1.0)}, "resolution 1 and 0.95 both lead to an input of"),
         ({"prox_width": (1.0, 0.5)}, "width must have strictly increasing candidates"),
     ],

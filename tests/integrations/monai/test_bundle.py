@@ -6,6 +6,7 @@ import re
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 if find_spec("monai") is None or find_spec("ignite") is None:
     pytest.skip('needs MONAI and ignite: pip install "prox-monai[monai]"', allow_module_level=True)
@@ -24,7 +25,7 @@ UNFINISHED = "training/checkpoint_epoch=2.pt"
 def write(folder, *names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(name)
+        torch.save(name, folder / name)
 
 
 def test_the_bundles_folder_is_one(tmp_path, monkeypatch):
@@ -84,7 +85,7 @@ def test_a_training_is_overwritten_when_asked(tmp_path):
 def test_there_must_be_something_to_go_on_with(tmp_path):
     write(tmp_path, "model.pt")
     message = (
-        rf"there is no training to resume in {re.escape(str(tmp_path))}/training: it holds no checkpoint_epoch=<n>"
+        rf"there is no training to resume in {re.escape(str(tmp_path))}/training: it holds no complete checkpoint_epoch=<n>"
     )
     with pytest.raises(ValueError, match=message):
         check_unfinished(tmp_path, resume=True, overwrite=False)
@@ -113,10 +114,13 @@ def test_later_runs_must_agree_with_the_training(tmp_path):
     check_trained(tmp_path, about | {"fold": 1})
 
 
-def test_the_latest_checkpoint_is_that_of_the_latest_epoch(tmp_path):
-    names = ["checkpoint_epoch=9.pt", "checkpoint_epoch=10.pt", "checkpoint_epoch=2.pt", "model.pt", "other=11.pt"]
-    write(tmp_path, *names)
+def test_the_latest_checkpoint_is_that_of_the_latest_epoch(tmp_path, caplog):
+    for name in ("checkpoint_epoch=9", "checkpoint_epoch=10", "checkpoint_epoch=2", "model", "other=11"):
+        torch.save({}, tmp_path / f"{name}.pt")
     assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=10.pt")
+    (tmp_path / "checkpoint_epoch=11.pt").write_bytes((tmp_path / "model.pt").read_bytes()[:50])  # killed
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint_epoch=10.pt")
+    assert "checkpoint_epoch=11.pt was not written to its end" in caplog.text
 
 
 def test_without_a_model_nothing_is_evaluated(tmp_path):

@@ -38,6 +38,15 @@ def test_what_is_written_is_read(batch_family, tmp_path):
     assert read_statistics(path, "model")[space.smallest()].keys() == more[space.smallest()].keys()
 
 
+def test_what_was_written_is_not_read_again(batch_family, tmp_path, monkeypatch):
+    supernet = batch_family.supernet()
+    path, config = tmp_path / "statistics.pth", supernet.space.smallest()
+    write_statistics({config: {"mean": torch.zeros(2)}}, path, "model")
+    monkeypatch.setattr(torch, "load", None)
+    write_statistics({supernet.space.largest(): {"mean": torch.ones(2)}}, path, "model")
+    assert set(read_statistics(path, "model")) == {config, supernet.space.largest()}
+
+
 def test_statistics_of_other_weights_do_not_count(batch_family, tmp_path):
     path = tmp_path / "statistics.pth"
     assert read_statistics(path, "model") == {}

@@ -13,6 +13,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from prox_monai.elastic import Supernet, check_architecture, reorder_channels
 from prox_monai.elastic.reorder import channel_importance
 from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
+from prox_monai.integrations.nnunet.planning import plan_training
+from prox_monai.integrations.nnunet.settings import ProXSettings
 from prox_monai.space import SearchSpace, SectionConfig, SubnetConfig
 from prox_monai.space.groups import unet_groups
 from prox_monai.training.checkpoint import architecture_from_dict, architecture_to_dict
@@ -153,3 +155,12 @@ def test_a_width_that_leaves_no_channel_is_refused(build):
     config = dataclasses.replace(space().smallest(), sections=(SectionConfig(1, 0.1, 3),) * 5)
     with pytest.raises(ValueError, match=r"width 0.1 .*section 0.* 4"):
         build("tiny").arch_kwargs_of(config)
+
+
+def test_blocks_that_depth_cannot_grow_by_are_refused_before_the_training(configuration):
+    planned = configuration("tiny")  # of plans that are read anew
+    planned.network_arch_init_kwargs.update(nonlin="torch.nn.GELU", nonlin_kwargs={})
+    with pytest.raises(NotImplementedError, match=r"growth `preserving` needs blocks of .* use growth `host`"):
+        plan_training(ProXSettings(), planned)
+    plan_training(ProXSettings(growth="host"), planned)
+    plan_training(ProXSettings(depth=(2,)), planned)

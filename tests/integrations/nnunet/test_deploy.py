@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -176,6 +177,13 @@ def test_a_damaged_export_is_replaced(varied, tmp_path, name):
 def test_dice_needs_cases(varied, tmp_path):
     with pytest.raises(ValueError, match="fp16, int8 and fine-tuning are compared by Dice, which needs"):
         deploy(varied, varied.space.smallest(), "onnx", tmp_path / "out", compression=Compression(precision="fp16"))
+
+
+def test_what_writes_is_asked_for_before_fine_tuning(varied, cases, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setattr("prox_monai.integrations.nnunet.deploy.finetune", None)
+    with pytest.raises(ImportError, match="onnx in fp32 needs an extra"):
+        deploy(varied, varied.space.smallest(), "onnx", tmp_path, cases=cases, compression=Compression(finetune=2))
 
 
 def test_formats_and_precisions(varied, cases, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -101,6 +102,27 @@ def test_without_a_limit_nothing_is_begun(cli, tmp_path):
     code, _, error = cli("--output", tmp_path / "out")
     assert code == 2
     assert "give a limit of latency, parameters, multiply-adds, memory or Dice" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "options", "message"),
+    [
+        ("nncf", ("--max-params", 1e9), r"openvino in int8 needs an extra (no module named 'nncf')"),
+        ("onnxscript", ("--max-params", 1e9, "--runtime", "onnxruntime"), "onnx in fp32 needs an extra"),
+        (None, ("--max-params", 1e9, "--max-dice-drop", 2), "--max-dice-drop"),
+    ],
+)
+def test_what_the_export_will_need_is_asked_for_first(cli, tmp_path, monkeypatch, package, options, message, capsys):
+    if package is not None:
+        monkeypatch.setitem(sys.modules, package, None)
+        code, _, error = cli(*options, "--output", tmp_path / "out")
+        assert code == 2
+    else:
+        with pytest.raises(SystemExit):
+            cli(*options, "--output", tmp_path / "out")
+        error = capsys.readouterr().err
+    assert message in error
     assert not (tmp_path / "out").exists()
 
 

@@ -32,8 +32,9 @@ def run(folder, epochs: range, before: dict | None = None, dice: float = 0.5) ->
     log.open(folder, ProXSettings(), SCHEDULE, write=True)
     for epoch in epochs:
         log.begin_epoch(SCHEDULE.phase_at(epoch), epoch, 4, 1)
-        log.end_step([StepReport(SPACE.smallest(), (8, 8), torch.tensor(0.1), None)])
-        log.end_training(SimpleNamespace(at=lambda size: lambda config: size[0]), 2)
+        costs = SimpleNamespace(at=lambda size: lambda config: size[0])
+        log.end_step([StepReport(SPACE.smallest(), (8, 8), torch.tensor(0.1), None)], costs)
+        log.end_training(2)
         values = {"dice_smallest": dice, "mean_fg_dice": dice, "dice_per_class_or_region": [dice]}
         for name in ("train_losses", "val_losses", "lrs", "epoch_start_timestamps", "epoch_end_timestamps"):
             values[name] = 0.1

@@ -14,7 +14,7 @@ from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.integrations.nnunet.deploy import deploy
 from prox_monai.integrations.nnunet.device_report import exports_section
-from prox_monai.integrations.nnunet.planned import planned_network
+from prox_monai.integrations.nnunet.planned import planned_network, validated_dice
 from prox_monai.integrations.nnunet.report import Wanted, write_report
 from prox_monai.integrations.nnunet.unseen import evaluate_trained, preprocessed_folder
 from prox_monai.space import SubnetConfig
@@ -83,6 +83,14 @@ def test_what_it_is_compared_with_must_be_there(model, table, finished, tmp_path
     path.write_text(json.dumps(summary | {"metric_per_case": summary["metric_per_case"][1:]}))
     with pytest.raises(ValueError, match="lacks 1 of the cases that subnets were scored on"):
         planned_network(model, rows, tmp_path)
+
+
+def test_names_of_cases_may_hold_dots(tmp_path):
+    case, metrics = "1.2.840.113619", {"1": {"Dice": 0.9}}
+    path = tmp_path / "validation" / "summary.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"metric_per_case": [{"prediction_file": f"x/{case}.nii.gz", "metrics": metrics}]}))
+    assert validated_dice(tmp_path, {case: 0.8}, ".nii.gz") == 0.9
 
 
 def test_tables_must_fit(model, table, tmp_path):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -12,7 +15,7 @@ from prox_monai.commands import search as commands
 from prox_monai.commands.evaluate import EVALUATE
 from prox_monai.evaluation.memory import tensor_bytes
 from prox_monai.evaluation.subnets import read_rows
-from prox_monai.evaluation.table import read_lines
+from prox_monai.evaluation.table import claim, read_lines
 from prox_monai.integrations.nnunet import unseen
 from prox_monai.integrations.nnunet.search import Wanted, search_trained
 from prox_monai.search.predictor import SubnetLatency, read_table
@@ -94,6 +97,31 @@ def test_search_enumerates_a_small_space(cli, table, small_model, preprocessed, 
     before = {path: path.read_bytes() for path in (tmp_path / "found").glob("*.json*")}
     assert cli(*command)[:2] == (0, text)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_another_process_reports_on_stays_with_its_subnet(small_model, preprocessed, tmp_path):
+    """It comes after the others, in whatever order these are."""
+    table, begun = tmp_path / "found" / "reporting.jsonl", threading.Event()
+    key = small_model.supernet.architecture.canonical(small_model.space.smallest()).name
+
+    def report_on_the_smallest() -> None:
+        with claim(table, key):
+            begun.set()
+            until = time.monotonic() + 60
+            while not (table.exists() and read_rows(table)) and time.monotonic() < until:
+                time.sleep(0.05)
+
+    table.parent.mkdir()
+    (table.parent / "tuning.jsonl").touch()
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(report_on_the_smallest)
+        assert begun.wait(60)
+        found = search_trained(small_model, Wanted(cost="parameters"), preprocessed, table.parent, device="cpu")
+        other.result()
+    assert len(found.front) > 1
+    assert read_rows(table)[0]["key"] != key
+    canonical = small_model.supernet.architecture.canonical
+    assert [row["key"] for row in found.reporting] == [canonical(subnet.config).name for subnet in found.front]
 
 
 @pytest.mark.parametrize(

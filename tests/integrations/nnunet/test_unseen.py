@@ -204,6 +204,7 @@ def test_select(copied, capsys):
     assert f"-m {copied.parent} -f 0 -chk checkpoint_quick.pth -i IMAGES" in text
     state = torch.load(copied / "checkpoint_quick.pth", weights_only=True)
     assert "optimizer_state" not in state
+    assert state["prox"]["training"] is None
 
 
 def test_select_overwrites_no_other_subnet(copied, capsys):
