@@ -140,7 +140,7 @@ class SubnetNetwork(Supernet):
         self._parameter_corners(self._skeleton(self.active), Freeze())
 
     def _corners(self, skeleton: Skeleton) -> dict[str, Tensor]:
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # corners that are kept would be constants
+        if _recorded():  # corners that are kept would be constants
             return self._parameter_corners(skeleton, Freeze())
         return super()._corners(skeleton)
 
@@ -149,9 +149,20 @@ class SubnetNetwork(Supernet):
         if self.training or own is None or self._skeleton(self.active) is not skeleton:
             return super()._buffer_views(skeleton)
         device = self._like.device
-        if (kept := self._on_device) is None or kept[0] is not own or kept[1] != device:
-            self._on_device = own, device, {name: buffer.to(device) for name, buffer in own.items()}
+        if _recorded():
+            return _moved(own, device)
+        if self._on_device is None or self._on_device[0] is not own or self._on_device[1] != device:
+            self._on_device = own, device, _moved(own, device)
         return self._on_device[2]
+
+
+def _moved(buffers: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: buffer.to(device) for name, buffer in buffers.items()}
+
+
+def _recorded() -> bool:
+    """Whether this forward pass is traced or compiled."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 class SubnetInferer(Inferer):

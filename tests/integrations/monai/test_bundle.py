@@ -84,9 +84,8 @@ def test_a_training_is_overwritten_when_asked(tmp_path):
 
 def test_there_must_be_something_to_go_on_with(tmp_path):
     write(tmp_path, "model.pt")
-    message = (
-        rf"there is no training to resume in {re.escape(str(tmp_path))}/training: it holds no complete checkpoint_epoch=<n>"
-    )
+    folder = re.escape(str(tmp_path))
+    message = rf"there is no training to resume in {folder}/training: it holds no complete checkpoint_epoch=<n>"
     with pytest.raises(ValueError, match=message):
         check_unfinished(tmp_path, resume=True, overwrite=False)
 
