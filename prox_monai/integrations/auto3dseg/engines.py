@@ -93,7 +93,7 @@ def make_evaluator(
     classes = parameters.output_classes
     return SupervisedEvaluator(
         device=device,
-        val_data_loader=DataLoader(dataset, batch_size=1, num_workers=0, sampler=_share_of_rank(dataset)),
+        val_data_loader=DataLoader(dataset, batch_size=1, num_workers=0, sampler=share_of_rank(dataset)),
         network=network,
         inferer=sliding_window(parameters),
         postprocessing=Compose(
@@ -105,7 +105,7 @@ def make_evaluator(
     )
 
 
-def _share_of_rank(dataset: Dataset) -> DistributedSampler | None:
+def share_of_rank(dataset: Dataset) -> DistributedSampler | None:
     """The cases that this process scores; its metrics are put together with those of the others."""
     return DistributedSampler(dataset, even_divisible=False, shuffle=False) if distributed_now() else None
 

@@ -1,10 +1,16 @@
-"""One process; several are in test_train.py."""
+"""One process, and two that share the cases to score; a training of two is in test_train.py."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import torch
+from monai.data import Dataset
+from ranks import join, run_ranks
 from torch import distributed
 
+from prox_monai.integrations.auto3dseg.engines import share_of_rank
 from prox_monai.integrations.auto3dseg.ranks import training_device
 
 
@@ -19,3 +25,17 @@ def test_a_group_of_one_that_torchrun_started(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     with training_device():
         assert not distributed.is_initialized()
+
+
+def test_every_case_is_scored_by_one_process(tmp_path):
+    """Scored by both, each would count twice, and intervals would be too narrow."""
+    assert share_of_rank(Dataset(range(5))) is None
+    ours, theirs = run_ranks(__file__, tmp_path)
+    assert sorted(ours + theirs) == [0, 1, 2, 3, 4]
+
+
+if __name__ == "__main__":
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    join(rank, folder)
+    torch.save(list(share_of_rank(Dataset(range(5)))), folder / f"{rank}.pth")
+    distributed.destroy_process_group()
