@@ -78,7 +78,8 @@ def worker(rank: int, folder: Path) -> None:
             record["error"] = str(error)
         record.setdefault("score", evaluator.state.metrics.get("dice"))
         assert evaluator.network is network
-    record |= {"download": downloads(folder), "refusals": [refusal(ValueError), refusal(RuntimeError)]}
+    refusals = [refusal(kind) for kind in (ValueError, RuntimeError, OSError)]
+    record |= {"download": downloads(folder), "refusals": refusals}
     torch.save(record, folder / f"{rank}.pth")
     torch.distributed.destroy_process_group()
 
@@ -160,7 +161,7 @@ def test_one_downloads_for_all(records):
 
 def test_what_the_first_refuses_all_refuse(records):
     _, (ours, theirs) = records
-    assert ours["refusals"] == theirs["refusals"] == ["the first process says so"] * 2
+    assert ours["refusals"] == theirs["refusals"] == ["the first process says so"] * 3
     assert ours["error"] == theirs["error"]
     assert "no known subnet has a latency <= 1e-06 ms" in ours["error"]
 
