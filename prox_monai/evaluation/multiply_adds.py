@@ -79,12 +79,27 @@ class MultiplyAdds:
         Raises:
             ValueError: When there is no such subnet; the message says which there are.
         """
-        if name == "middle":
-            return self.middle()
-        try:
-            return self.space.parse(name)
-        except ValueError as error:
-            raise ValueError(f"{str(error).rstrip('.')}, and middle.") from error
+        check_name(self.space, name)
+        return self.middle() if name == "middle" else self.space.parse(name)
+
+
+def check_name(space: SearchSpace, name: str, field: str | None = None) -> None:
+    """Check that a name or alias is one of a subnet; ``middle`` always is.
+
+    Args:
+        space: of the subnets.
+        name: which.
+        field: that it was given for, if the message is to say so.
+
+    Raises:
+        ValueError: When there is no such subnet; the message says which there are.
+    """
+    if name == "middle":
+        return
+    try:
+        space.parse(name)
+    except ValueError as error:
+        raise ValueError(f"{f'{field}: ' if field else ''}{str(error).rstrip('.')}, and middle.") from error
 
 
 def _voxels_per_weight(supernet: Supernet, input_shape: Sequence[int]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from monai.handlers import (
 from monai.inferers import SimpleInferer, SlidingWindowInfererAdapt
 from monai.losses import DiceCELoss
 from monai.transforms import AsDiscreted, Compose
-from torch import nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from prox_monai.elastic import Supernet
@@ -106,8 +106,13 @@ def make_evaluator(
 
 
 def share_of_rank(dataset: Dataset) -> DistributedSampler | None:
-    """The cases that this process scores; its metrics are put together with those of the others."""
-    return DistributedSampler(dataset, even_divisible=False, shuffle=False) if distributed_now() else None
+    """The cases that this process scores; its metrics are put together with those of the others.
+
+    Each scores all where there are fewer cases than processes, which must all score one.
+    """
+    if not distributed_now() or len(dataset) < distributed.get_world_size():
+        return None
+    return DistributedSampler(dataset, even_divisible=False, shuffle=False)
 
 
 def make_engines(

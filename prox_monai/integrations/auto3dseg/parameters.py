@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prox_monai.elastic.resolution import check_resolutions
+from prox_monai.evaluation.multiply_adds import check_name
 from prox_monai.integrations.auto3dseg.topology import Topology, channels_per_level, topology
 from prox_monai.networks import UNetArchitecture
 from prox_monai.space import PhaseSchedule, SearchSpace, unet_groups
@@ -98,11 +99,8 @@ class Parameters:
                 f"{', '.join(self.subnet)}."
             )
         space = self.search_space()
-        for name in set(self.subnet) - {"middle"}:
-            try:
-                space.parse(name)
-            except ValueError as error:
-                raise ValueError(f"subnet: {str(error).rstrip('.')}, and middle.") from error
+        for name in self.subnet:
+            check_name(space, name, "subnet")
         self.architecture()
         check_resolutions(self.prox_resolution, self.topology.patch, self.topology.stride)
 

@@ -10,6 +10,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from prox_monai.elastic import Supernet, check_resolutions
+from prox_monai.evaluation.multiply_adds import check_name
 from prox_monai.integrations.nnunet.architecture import PlainConvUNetArchitecture
 from prox_monai.integrations.nnunet.inverted import NETWORK_CLASS, PlannedInvertedUNetArchitecture, inverted_plans
 from prox_monai.integrations.nnunet.settings import ProXSettings
@@ -102,11 +103,8 @@ def plan_training(settings: ProXSettings, planned: ConfigurationManager) -> tupl
     space = settings.search_space((architecture.sections + 1) // 2)
     check_resolutions(space.resolution, planned.patch_size, architecture.stride)
     architecture.arch_kwargs_of(space.smallest())
-    for name in set(settings.validate) - {"middle"}:
-        try:
-            space.parse(name)
-        except ValueError as error:
-            raise ValueError(f"validate: {str(error).rstrip('.')}, and middle.") from error
+    for name in settings.validate:
+        check_name(space, name, "validate")
     if settings.growth == "preserving" and len(space.depth) > 1:
         with torch.device("meta"), torch.no_grad():
             architecture.continue_depth(architecture.build(space.largest()), 0, space.depth[0])

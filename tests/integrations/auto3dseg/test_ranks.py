@@ -31,11 +31,13 @@ def test_every_case_is_scored_by_one_process(tmp_path):
     """Scored by both, each would count twice, and intervals would be too narrow."""
     assert share_of_rank(Dataset(range(5))) is None
     ours, theirs = run_ranks(__file__, tmp_path)
-    assert sorted(ours + theirs) == [0, 1, 2, 3, 4]
+    assert sorted(ours["cases"] + theirs["cases"]) == [0, 1, 2, 3, 4]
+    assert ours["too_few"] == theirs["too_few"] == "each scores all"
 
 
 if __name__ == "__main__":
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     join(rank, folder)
-    torch.save(list(share_of_rank(Dataset(range(5)))), folder / f"{rank}.pth")
+    too_few = "each scores all" if share_of_rank(Dataset(range(1))) is None else "one has none"
+    torch.save({"cases": list(share_of_rank(Dataset(range(5)))), "too_few": too_few}, folder / f"{rank}.pth")
     distributed.destroy_process_group()
