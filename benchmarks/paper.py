@@ -4,6 +4,7 @@
     python benchmarks/paper.py --data DIR --methods all --seeds 0 1 2
     python benchmarks/paper.py --data DIR --methods plus sandwich
     python benchmarks/paper.py --data DIR --full --device cuda       the planned network, batch and space
+    python benchmarks/paper.py --data DIR --half tuning --methods plus plus_growing_patch      to choose a recipe
     make bench DATA=DIR                                              the first line, in the environment of make
 
 Each method and seed is a unit: trained by nnU-Net's own command, then evaluated on random subnets and the unseen cases
@@ -14,7 +15,7 @@ for example of two seeds, do not disturb each other. After each unit the figures
 benchmarks/results, with pictures, and into README.md; to the output folder while a published unit is not among them.
 Each published unit is kept in benchmarks/results/units, without its model: with --published they are done here,
 too, so that more methods and seeds can be added. Times are compared on one processor only. Fold 1 is reported, because
-recipes were chosen on fold 0.
+recipes are chosen on the tuning half of fold 0: with --half tuning, which writes into the output folder alone.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--folds",
         nargs="+",
         type=int,
-        default=[1],
         choices=range(5),
-        help="of nnU-Net's five; recipes were chosen on 0",
+        help="of nnU-Net's five; default: 1, with --half tuning 0, on which recipes are chosen",
     )
+    parser.add_argument("--half", choices=("reporting", "tuning"), help="of the unseen cases (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads; all cores unless given")
     parser.add_argument("--published", action="store_true", help="units of benchmarks/results/units are done")
     return run(compare, parser, argv)
@@ -68,17 +69,18 @@ def compare(arguments: argparse.Namespace) -> None:
     methods = comparison.choose(arguments.methods)
     if min(arguments.seeds) < 0:
         raise ValueError(f"--seeds must be integers >= 0, got {' '.join(map(str, arguments.seeds))}.")
+    folds = arguments.folds or [0 if arguments.half == "tuning" else 1]
     units = [
         Unit(method, seed, fold, arguments.output.absolute())
         for seed in arguments.seeds
-        for fold in arguments.folds
+        for fold in folds
         for method in methods
     ]
-    workplace = Workplace(arguments.data, arguments.output, device)
+    workplace = Workplace(arguments.data, arguments.output, device, arguments.half)
     if arguments.published:
         taken = take_published(RESULTS / UNITS / workplace.results_name("paper", full=arguments.full), workplace.output)
         logger.info("%d units are taken from what is published", taken)
-    check_units(units, comparison.subnets, device)
+    check_units(units, comparison.subnets, device, workplace.half)
     checked_units(comparison, workplace)
     missing = [unit for unit in units if unit.result is None]
     logger.info("%d of %d units are done", len(units) - len(missing), len(units))
@@ -108,11 +110,11 @@ def publish(comparison: Comparison, workplace: Workplace, *, full: bool) -> None
     summary = summarise(
         results,
         methods,
-        command=command_of(units, comparison, full=full),
+        command=command_of(units, comparison, full=full) + " --half tuning" * (workplace.half == "tuning"),
         dataset=workplace.dataset,
         ranking=json.loads(ranking.read_text(encoding="utf-8")) if ranking.exists() else None,
     )
-    all_published = includes_published(results, RESULTS / f"{name}.json")
+    all_published = workplace.half == "reporting" and includes_published(results, RESULTS / f"{name}.json")
     folder = RESULTS if all_published else workplace.output
     write_json(summary, folder / f"{name}.json")
     title = f"{workplace.dataset}, {summary['cases']} unseen cases"
@@ -131,7 +133,7 @@ def checked_units(comparison: Comparison, workplace: Workplace) -> list[Unit]:
     """
     units = finished_units(workplace.output, list(comparison.methods.values()))
     for unit in units:
-        unit.begin(unit.settings(), comparison.subnets, workplace.device)
+        unit.begin(unit.settings(), comparison.subnets, workplace.device, workplace.half)
     return units
 
 

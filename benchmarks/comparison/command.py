@@ -18,16 +18,18 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="download", help="a folder in the Decathlon layout, or download")
     parser.add_argument("--settings", type=Path, default=BENCHMARKS / "paper.yaml")
-    parser.add_argument("--output", type=Path, help="default: runs/bench, with --full runs/bench_full")
+    parser.add_argument("--output", type=Path, help="default: runs/bench; with --full runs/bench_full")
     parser.add_argument("--full", action="store_true", help="the size for a GPU")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.set_defaults(half="reporting")
     return parser
 
 
 def run(work: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     """Parse and work; returns the exit code: 2 after an error, which is one line, 130 when interrupted."""
     arguments = parser.parse_args(argv)
-    arguments.output = arguments.output or Path("runs", "bench_full" if arguments.full else "bench")
+    kind = f"{'_full' * arguments.full}{'_tuning' * (arguments.half == 'tuning')}"
+    arguments.output = arguments.output or Path("runs", f"bench{kind}")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("prox_monai").setLevel(logging.INFO)
     try:

@@ -20,7 +20,7 @@ from prox_monai.data.complete import complete_file
 from prox_monai.evaluation.cost import device_name
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.integrations.nnunet.trained import TrainedModel, load_trained
-from prox_monai.integrations.nnunet.unseen import evaluate_trained, unseen_cases
+from prox_monai.integrations.nnunet.unseen import Half, evaluate_trained, unseen_cases
 from prox_monai.space import SearchSpace, SubnetConfig
 
 
@@ -59,20 +59,21 @@ class Unit:
         """
         return self.method.settings_of(self.seed, self._seconds)
 
-    def begin(self, settings: Mapping[str, Any], subnets: int, device: str) -> None:
+    def begin(self, settings: Mapping[str, Any], subnets: int, device: str, half: Half = "reporting") -> None:
         """Write what it is to do, defaults included, or check that this is what it was begun with.
 
         Args:
             settings: of :meth:`settings`.
             subnets: number of random subnets that are to be evaluated.
             device: ``cpu`` or ``cuda``.
+            half: of the unseen cases, on which they are evaluated.
 
         Raises:
             ValueError: When it was begun with other settings; nothing is changed.
         """
         path = self.folder / "unit.json"
         whole = settings if self.method.stock else resolved_settings(settings)
-        wanted = {"trainer": self.method.trainer, "subnets": subnets, "device": device, **whole}
+        wanted = {"trainer": self.method.trainer, "subnets": subnets, "device": device, "half": half, **whole}
         if path.exists():
             begun = self._completed(json.loads(path.read_text(encoding="utf-8")))
             names = [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]
@@ -90,6 +91,7 @@ class Unit:
     def _completed(self, begun: Mapping[str, Any]) -> dict[str, Any]:
         """Fill in the settings that came later, with what was meant before there were any."""
         known = {} if self.method.stock else resolved_settings({"preset": begun["preset"]})
+        known = {"half": "reporting", **known}
         return {**begun, **{name: value for name, value in known.items() if name not in begun}}
 
     @property
@@ -114,13 +116,14 @@ class Unit:
         return json.loads(result.read_text(encoding="utf-8"))["train_seconds"]
 
 
-def check_units(units: Iterable[Unit], subnets: int, device: str) -> None:
+def check_units(units: Iterable[Unit], subnets: int, device: str, half: Half = "reporting") -> None:
     """Check everything that can be checked before the first unit is run.
 
     Args:
         units: in the order in which they are to be run.
         subnets: number of random subnets that are to be evaluated.
         device: ``cpu`` or ``cuda``.
+        half: of the unseen cases, on which they are evaluated.
 
     Raises:
         RuntimeError: When a unit needs the time of one that is neither done nor to be run before it, or was measured
@@ -136,7 +139,7 @@ def check_units(units: Iterable[Unit], subnets: int, device: str) -> None:
         if not any(other.folder in before and other.result is None for other in needed):
             settings = unit.settings()
             if (unit.folder / "unit.json").exists():
-                unit.begin(settings, subnets, device)
+                unit.begin(settings, subnets, device, half)
         before.add(unit.folder)
 
 
@@ -164,7 +167,7 @@ def train_unit(unit: Unit, workplace: Workplace, subnets: int) -> None:
         RuntimeError: When the training fails, or a unit whose time it needs is not done.
     """
     settings = unit.settings()
-    unit.begin(settings, subnets, workplace.device)
+    unit.begin(settings, subnets, workplace.device, workplace.half)
     workplace.train(unit, progress(settings))
 
 
@@ -177,7 +180,7 @@ def evaluate_unit(unit: Unit, workplace: Workplace, subnets: int) -> dict[str, A
         subnets: number of random subnets; those of an earlier attempt are reused.
     """
     settings, fold_folder = unit.settings(), workplace.fold_folder(unit)
-    cases = unseen_cases(workplace.preprocessed, unit.fold, "reporting")
+    cases = unseen_cases(workplace.preprocessed, unit.fold, workplace.half)
     if unit.method.stock:
         result = stock_result(fold_folder, cases)
     else:
@@ -219,8 +222,8 @@ def random_subnets(space: SearchSpace, count: int) -> list[SubnetConfig]:
 def evaluate(
     model: TrainedModel, named: list[tuple[str, SubnetConfig]], path: Path, workplace: Workplace
 ) -> list[dict[str, Any]]:
-    """Return the rows of subnets on the reporting half of the unseen cases."""
-    rows = evaluate_trained(model, named, workplace.preprocessed, path, device=workplace.device)
+    """Return the rows of subnets on the workplace's half of the unseen cases."""
+    rows = evaluate_trained(model, named, workplace.preprocessed, path, half=workplace.half, device=workplace.device)
     return list(tqdm(rows, total=len(named), desc="subnets", disable=None, leave=False))
 
 

@@ -17,7 +17,7 @@ from prox_monai.demo.run import Demo
 from prox_monai.demo.stock import TrainingProgress, run_stock
 from prox_monai.evaluation.cost import device_name
 from prox_monai.integrations.nnunet.settings import CONFIG_VARIABLE
-from prox_monai.integrations.nnunet.unseen import choose_device
+from prox_monai.integrations.nnunet.unseen import Half, choose_device
 from prox_monai.plugin_files import plugin_folder
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Workplace:
         data: a folder in the Decathlon layout, or ``download`` for the official hippocampus data.
         output: where everything goes.
         device: ``cpu``, ``cuda`` or ``auto``.
+        half: which of the unseen cases are scored.
 
     Raises:
         ValueError: When the data are not in order, or ``output`` holds a benchmark on other data.
@@ -41,8 +42,8 @@ class Workplace:
         RuntimeError: When a command of nnU-Net fails, or the data cannot be downloaded.
     """
 
-    def __init__(self, data: str, output: Path, device: str = "auto") -> None:
-        self.output = output.absolute()
+    def __init__(self, data: str, output: Path, device: str = "auto", half: Half = "reporting") -> None:
+        self.output, self.half = output.absolute(), half
         self.device = choose_device(device)
         demo = Demo(data, self.output, self.device, cases=0, subnets=0)
         record = Record(self.output, demo.source, "bench")

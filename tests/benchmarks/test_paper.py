@@ -24,6 +24,7 @@ import prox_monai
 from prox_monai.data import write_synthetic_decathlon
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.integrations.nnunet.trained import load_trained
+from prox_monai.integrations.nnunet.unseen import unseen_cases
 
 TINY = """
 common:
@@ -231,6 +232,37 @@ def test_published_units_are_done_elsewhere(finished, monkeypatch, tmp_path):
     assert paper.main([*arguments, "--published"]) == 0
     taken = elsewhere / "plus" / "seed0" / "fold1" / "result.json"
     assert json.loads(taken.read_text()) == unit(finished, "plus").result
+
+
+def test_recipes_are_chosen_on_the_tuning_half_and_nothing_is_published(finished, monkeypatch, tmp_path, capsys):
+    results_in(finished.folder / "none", monkeypatch)
+    out = tmp_path / "out"
+    evaluated = shutil.ignore_patterns("result.json", "unit.json", "subnets.jsonl")
+    shutil.copytree(finished.output, out, ignore=evaluated)
+    arguments = [*finished.arguments, "--output", str(out)]
+    assert paper.main([*arguments, "--half", "tuning", "--folds", "1"]) == 0
+    result = json.loads((out / "plus" / "seed0" / "fold1" / "result.json").read_text())
+    place = Workplace(finished.arguments[1], out, "cpu")
+    tuning, reporting = (unseen_cases(place.preprocessed, 1, half) for half in ("tuning", "reporting"))
+    assert not set(tuning) & set(reporting)
+    rows = read_rows(out / "plus" / "seed0" / "fold1" / "subnets.jsonl")
+    assert all(set(row["dice_per_case"]) == set(tuning) for row in rows)
+    assert result["cases"] == len(tuning)
+    assert "--half tuning" in json.loads((out / "paper_synthetic.json").read_text())["command"]
+    assert not (finished.folder / "none").exists()
+    assert "half (tuning instead of reporting)" in refused(arguments, capsys)
+
+
+def test_what_has_a_default_that_depends(finished, monkeypatch):
+    begun = []
+    monkeypatch.setattr(paper, "check_units", lambda units, *_: begun.extend(units))
+    monkeypatch.setattr(paper, "checked_units", lambda *_: pytest.fail("not that far"))
+    monkeypatch.setattr(paper, "Workplace", lambda data, output, *_: SimpleNamespace(output=output, half="tuning"))
+    arguments = finished.arguments[:4]
+    for more in ([], ["--half", "tuning"]):
+        with pytest.raises(pytest.fail.Exception):
+            paper.main([*arguments, *more])
+    assert [(unit.fold, unit.root.name) for unit in begun] == [(1, "bench"), (0, "bench_tuning")]
 
 
 def test_unknown_methods_are_refused(finished, capsys):

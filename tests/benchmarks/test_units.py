@@ -162,7 +162,7 @@ def test_stock_results_are_those_of_the_cases_that_count(tmp_path, monkeypatch):
 def place(tmp_path, monkeypatch):
     """A workplace whose data are not there, and the commands that it would run."""
     place = object.__new__(Workplace)
-    place.output, place.device, place.dataset = tmp_path, "cpu", "Dataset009_Made"
+    place.output, place.device, place.half, place.dataset = tmp_path, "cpu", "reporting", "Dataset009_Made"
     called = []
     monkeypatch.setattr(workplace_module, "run_stock", lambda *arguments: called.append(arguments))
     return SimpleNamespace(it=place, called=called)
