@@ -92,7 +92,8 @@ def _oct_lines(name: str, command: str, size: str, result: Mapping[str, Any]) ->
         f"{_listed(result['pixels'])} pixels; {machine['device']}, threads: {machine['threads']}. "
         f"Balanced accuracy (chance 0.25) on unseen images of {subnets} random subnets, each averaged over the folds, "
         f"and of the largest over the images of all folds with a bootstrap over patients; training per fold, without "
-        f"validation, against progressive shrinking (PS); methods compare on the folds that all have:",
+        f"validation, in minutes of the processor that most of progressive shrinking (PS) was trained on, and against "
+        f"PS of the same fold on the same processor; methods compare on the folds that all have:",
         "",
         *markdown(header, "lrrrrrr", (_oct_cells(method, row) for method, row in methods.items())),
         "",
@@ -113,7 +114,7 @@ def _oct_cells(method: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         f"`{method}`",
         str(len(row["folds"])),
-        f"{row['train_seconds'] / 60:.1f} min",
+        "" if row["train_seconds"] is None else f"{row['train_seconds'] / 60:.1f} min",
         "" if ratio is None else f"{ratio:.2f}",
         f"{drawn['mean']:.3f} ({drawn['min']:.3f} to {drawn['max']:.3f})",
         _score(row["random_mean_of_shared_folds"]),
@@ -422,7 +423,7 @@ def reversible_lines(results: Path) -> list[str]:
             (
                 name,
                 f"{memory[name]:.0f} MiB",
-                *(_times(fit[name]) for fit in result["fits"].values()),
+                *(multiple(fit[name]) for fit in result["fits"].values()),
                 f"x {seconds['reversible'] / seconds[name]:.2f}",
             )
             for name in ("stored", "inverted")
@@ -447,7 +448,8 @@ def reversible_lines(results: Path) -> list[str]:
     return lines
 
 
-def _times(fit: dict[str, Any]) -> str:
+def multiple(fit: Mapping[str, Any]) -> str:
+    """Return how many times as large a network is that fits, in words."""
     if fit["times"] is None:
         return "does not fit"
     return f"{'>=' if fit['at_least'] else 'x'} {fit['times']:.2f}"

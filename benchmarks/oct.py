@@ -90,7 +90,7 @@ def compare(arguments: argparse.Namespace) -> None:
         taken = take_published(RESULTS / UNITS / place.name, place.output)
         logger.info("%d units are taken from what is published", taken)
     units = [Unit(method, fold, place) for fold in arguments.folds for method in arguments.methods]
-    for unit in units:
+    for unit in {unit.folder: unit for unit in (*finished_units(place), *units)}.values():
         unit.begin()
     missing = [unit for unit in units if unit.result is None]
     logger.info("%d of %d units are done", len(units) - len(missing), len(units))
@@ -100,7 +100,14 @@ def compare(arguments: argparse.Namespace) -> None:
         result = unit.evaluate()
         score = f"{LABEL} {statistics.fmean(score for *_, score in result['subnets']):.3f}"
         logger.info("  %.1f minutes of training, %s", result["train_seconds"] / 60, score)
-    publish(place)
+        publish(place)
+    if not missing:
+        publish(place)
+
+
+def finished_units(place: Place) -> list[Unit]:
+    """Return all units that are done, whatever is asked for."""
+    return [unit for method in FAMILIES for fold in range(5) if (unit := Unit(method, fold, place)).result is not None]
 
 
 class Place:
@@ -254,10 +261,7 @@ def largest_predictions(workflow: ConfigWorkflow) -> list[dict[str, Any]]:
 
 def publish(place: Place) -> None:
     """Print what is done, and write it with a picture; to the output folder where other units are published."""
-    units = [Unit(method, fold, place) for method in FAMILIES for fold in range(5)]
-    done = [unit for unit in units if unit.result is not None]
-    for unit in done:
-        unit.begin()
+    done = finished_units(place)
     results = [unit.result for unit in done]
     summary = summarise(results)
     all_published = includes_published(results, RESULTS / f"{place.name}.json")

@@ -36,9 +36,10 @@ from comparison.summary import finished_units, summarise, write_json
 from comparison.units import Unit, check_units, evaluate_unit, train_unit
 from comparison.workplace import Workplace
 
-from prox_monai.integrations.nnunet.unseen import choose_device
+from prox_monai.integrations.nnunet.unseen import Half, choose_device
 
 RESULTS = BENCHMARKS / "results"
+FOLDS: dict[Half, int] = {"reporting": 1, "tuning": 0}  # unless others are asked for
 logger = logging.getLogger("prox_monai.benchmarks")
 
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=range(5),
         help="of nnU-Net's five; default: 1, with --half tuning 0, on which recipes are chosen",
     )
-    parser.add_argument("--half", choices=("reporting", "tuning"), help="of the unseen cases (default: %(default)s)")
+    parser.add_argument("--half", choices=FOLDS, help="of the unseen cases (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads; all cores unless given")
     parser.add_argument("--published", action="store_true", help="units of benchmarks/results/units are done")
     return run(compare, parser, argv)
@@ -69,7 +70,7 @@ def compare(arguments: argparse.Namespace) -> None:
     methods = comparison.choose(arguments.methods)
     if min(arguments.seeds) < 0:
         raise ValueError(f"--seeds must be integers >= 0, got {' '.join(map(str, arguments.seeds))}.")
-    folds = arguments.folds or [0 if arguments.half == "tuning" else 1]
+    folds = arguments.folds or [FOLDS[arguments.half]]
     units = [
         Unit(method, seed, fold, arguments.output.absolute())
         for seed in arguments.seeds
@@ -110,7 +111,7 @@ def publish(comparison: Comparison, workplace: Workplace, *, full: bool) -> None
     summary = summarise(
         results,
         methods,
-        command=command_of(units, comparison, full=full) + " --half tuning" * (workplace.half == "tuning"),
+        command=command_of(units, comparison, full=full, half=workplace.half),
         dataset=workplace.dataset,
         ranking=json.loads(ranking.read_text(encoding="utf-8")) if ranking.exists() else None,
     )
@@ -137,11 +138,20 @@ def checked_units(comparison: Comparison, workplace: Workplace) -> list[Unit]:
     return units
 
 
-def command_of(units: Sequence[Unit], comparison: Comparison, *, full: bool) -> str:
-    """Return the command that trains these units, and those that other seeds have of their methods."""
-    methods = " ".join(dict.fromkeys(unit.method.name for unit in units))
-    seeds = " ".join(map(str, sorted({unit.seed for unit in units})))
-    return f"python benchmarks/paper.py --data DIR --methods {methods} --seeds {seeds}{comparison.flags(full=full)}"
+def command_of(units: Sequence[Unit], comparison: Comparison, *, full: bool, half: Half) -> str:
+    """Return the command that trains these units, and those that other seeds and folds have of their methods."""
+    asked = {
+        "methods": list(dict.fromkeys(unit.method.name for unit in units)),
+        "seeds": sorted({unit.seed for unit in units}),
+        "folds": sorted({unit.fold for unit in units}),
+        "half": [half],
+    }
+    if asked["folds"] == [FOLDS[half]]:
+        del asked["folds"]
+    if half == "reporting":
+        del asked["half"]
+    options = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in asked.items())
+    return f"python benchmarks/paper.py --data DIR {options}{comparison.flags(full=full)}"
 
 
 if __name__ == "__main__":

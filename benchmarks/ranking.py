@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import update_readme
 from comparison.command import BENCHMARKS, parser_of, run
-from comparison.methods import Comparison, Method, check_settings, read_comparison, with_steps
+from comparison.methods import Comparison, Method, check_settings, read_comparison, total_epochs, with_steps
 from comparison.pictures import ranking_picture
 from comparison.published import UNITS, holds_published, publish_units, take_published
 from comparison.summary import finished_units, write_json
@@ -94,7 +94,7 @@ def rank(arguments: argparse.Namespace) -> None:
         "command": f"python benchmarks/ranking.py --data DIR --jobs 2{comparison.flags(full=arguments.full)}",
         "method": plan["method"],
         "seeds": plan["seeds"],
-        "steps": settings["epochs"] * settings["iterations_per_epoch"],
+        "steps": total_epochs(settings) * settings["iterations_per_epoch"],
         **compare(taken, alone),
         "subnets": [
             {"name": subnet, "macs": macs, "extracted": [e[i] for e in taken], "alone": [a[i] for a in alone]}

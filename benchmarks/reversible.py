@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from device_lines import multiple
 from torch import nn
 
 from prox_monai.evaluation import cost
@@ -249,15 +250,9 @@ def table(result: dict) -> str:
     seconds = {row["network"]: row["seconds"] for row in result["sizes"][: len(NETWORKS)]}
     for name in BUDGETS:
         found = [fit[name] for fit in result["fits"].values()]
-        cells = [_times(fit) for fit in found]
+        cells = [multiple(fit) for fit in found]
         lines.append(f"| {name} | {' | '.join(cells)} | x {seconds['reversible'] / seconds[name]:.2f} |")
     return "\n".join(lines)
-
-
-def _times(fit: dict) -> str:
-    if fit["times"] is None:
-        return "does not fit"
-    return f"{'>=' if fit['at_least'] else 'x'} {fit['times']:.2f}"
 
 
 def main() -> None:

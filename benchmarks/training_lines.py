@@ -140,7 +140,7 @@ def comparison_headline(results: Path) -> list[str]:
 
 def method_table(methods: Mapping[str, dict]) -> list[str]:
     """Return a row per method."""
-    header = ("method", "seeds", "training", "÷ PS", "subnets' multiply-adds ÷ PS", "mean Dice (least to most)")
+    header = ("method", "trainings", "time", "÷ PS", "subnets' multiply-adds ÷ PS", "mean Dice (least to most)")
     rows = (method_cells(name, row) for name, row in methods.items())
     return markdown((*header, "smallest", "largest"), "lrrrrrrr", rows)
 
@@ -154,7 +154,7 @@ def bar_table(bars: list[dict]) -> list[str]:
     """Return a row per bar."""
     said = {True: "yes", False: "no", None: "not measured"}
     rows = ((b["what"], b["bar"], _number(b["measured"]), said[b["met"]], str(b["seeds"])) for b in bars)
-    return markdown(("bar", "", "measured", "met", "seeds"), "lrrlr", rows)
+    return markdown(("bar", "", "measured", "met", "trainings"), "lrrlr", rows)
 
 
 def stop_lines(units: list[dict]) -> list[str]:
@@ -203,7 +203,7 @@ def method_cells(name: str, row: dict) -> tuple[str, ...]:
     span = "" if row["mean"] is None else f"{row['mean']:.3f} ({row['min']:.3f} to {row['max']:.3f})"
     return (
         f"`{name}`",
-        str(len(row["seeds"])),
+        str(row["units"]),
         "" if row["train_seconds"] is None else f"{row['train_seconds'] / 60:.1f} min",
         *(_number(row[f"{field}_ratio"], 2) for field in ("train_seconds", "multiply_adds_1e9")),
         span,

@@ -28,8 +28,9 @@ def parser_of(description: str) -> argparse.ArgumentParser:
 def run(work: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     """Parse and work; returns the exit code: 2 after an error, which is one line, 130 when interrupted."""
     arguments = parser.parse_args(argv)
-    kind = f"{'_full' * arguments.full}{'_tuning' * (arguments.half == 'tuning')}"
-    arguments.output = arguments.output or Path("runs", f"bench{kind}")
+    if arguments.output is None:
+        kind = f"{'_full' * arguments.full}{'_tuning' * (arguments.half == 'tuning')}"
+        arguments.output = Path("runs", f"bench{kind}")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("prox_monai").setLevel(logging.INFO)
     try:

@@ -149,9 +149,15 @@ def with_steps(settings: Mapping[str, Any], share: float) -> dict[str, Any]:
     return {**settings, "iterations_per_epoch": iterations}
 
 
+def total_epochs(settings: Mapping[str, Any]) -> int:
+    """Return how many epochs a training has, which settings may give phase by phase."""
+    epochs = settings["epochs"]
+    return sum(epochs) if isinstance(epochs, list) else epochs
+
+
 def _in_time(settings: Mapping[str, Any], ratio: float) -> dict[str, int]:
     """The length of a training that takes ``ratio`` times as long: other epochs where there is one phase only."""
-    epochs, iterations = settings["epochs"], settings["iterations_per_epoch"]
+    epochs, iterations = total_epochs(settings), settings["iterations_per_epoch"]
     if settings.get("preset") == "standalone":
         longer = max(1, round(epochs * ratio))
         return {"epochs": longer, "iterations_per_epoch": max(1, round(epochs * iterations * ratio / longer))}
@@ -198,6 +204,8 @@ def _stock(name: str, trainer: str, match_seconds: str | None = None, **settings
 def _prox(name: str, fields: dict[str, Any], common: Mapping[str, Any], before: Mapping[str, Method]) -> Method:
     """``ProXTrainer`` with settings over those of another method, or the common ones."""
     of, match, steps = (fields.pop(field, default) for field, default in _ABOUT.items())
+    if of is not None and before[of].stock:
+        raise ValueError(f"method {name}: of must be a method with settings of ProXTrainer, got {of!r}.")
     if match is not None and of is None:
         raise ValueError(f"method {name}: match_seconds needs of, the method whose time per step is known.")
     settings = with_steps({**(before[of].settings if of else common), **fields}, steps)

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from comparison.bars import BASELINE
+from comparison.bars import BASELINE, timed_with_baseline
 from comparison.results import distribution
-from comparison.summary import BUCKETS, bucket_scores, devices
+from comparison.summary import bucket_table, devices
 from prox_monai.evaluation.classification import balanced_accuracy, bootstrap_over_patients
 from prox_monai.evaluation.multiply_adds import ALIASES
-from prox_monai.search.pareto import latency_buckets
 
 CHANCE = 0.25
 _HEAD = ("method", "folds", "minutes", "÷ PS", "random: mean", "min", "max", "largest, pooled (95 %)")
@@ -53,12 +52,15 @@ def comparable(results: Results) -> Results:
 def method_row(method: str, results: Results, shared: Collection[int]) -> dict[str, Any]:
     """Return time and balanced accuracy of a method over its folds; a random subnet counts once, its folds' mean.
 
+    Times are those on the processor or GPU that most of the baseline was trained on, see ``timed_with_baseline``.
+
     Args:
         method: which.
         results: of all units.
         shared: the folds of all methods, on which alone they compare.
     """
     runs = [result for result in results if result["method"] == method]
+    timed = [result["train_seconds"] for result in timed_with_baseline(results) if result["method"] == method]
     base = {_timed_training(result): result["train_seconds"] for result in results if result["method"] == BASELINE}
     ratios = [run["train_seconds"] / base[_timed_training(run)] for run in runs if _timed_training(run) in base]
     per_subnet: dict[str, list[float]] = {}
@@ -68,7 +70,7 @@ def method_row(method: str, results: Results, shared: Collection[int]) -> dict[s
     compared = [score for run in runs if run["fold"] in shared for *_, score in run["subnets"]]
     return {
         "folds": sorted(run["fold"] for run in runs),
-        "train_seconds": statistics.fmean(run["train_seconds"] for run in runs),
+        "train_seconds": _mean(timed),
         "train_seconds_ratio": statistics.fmean(ratios) if ratios else None,
         "random": distribution([statistics.fmean(scores) for scores in per_subnet.values()]),
         "random_mean_of_shared_folds": _mean(compared),
@@ -92,17 +94,8 @@ def pooled(images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def by_latency(results: Results) -> dict[str, Any]:
     """Return mean balanced accuracy by quantile bucket of latency (ProX, figure 4)."""
-    scores = bucket_scores(results)
-    distinct = sorted({latency for pairs in scores.values() for latency, _ in pairs})
-    buckets = min(BUCKETS, len(distinct))
-    parts: list[list[float]] = [[] for _ in range(buckets)]
-    for latency, bucket in zip(distinct, latency_buckets(distinct, buckets), strict=True):
-        parts[bucket].append(latency)
-    means = {
-        method: [_mean([score for latency, score in pairs if latency in part]) for part in parts]
-        for method, pairs in scores.items()
-    }
-    return {"milliseconds": [[part[0], part[-1]] for part in parts], "mean_balanced_accuracy": means}
+    buckets = bucket_table(results)
+    return {"milliseconds": buckets["milliseconds"], "mean_balanced_accuracy": buckets["mean_dice"]}
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -117,7 +110,7 @@ def _cells(method: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         method,
         str(len(row["folds"])),
-        f"{row['train_seconds'] / 60:.1f}",
+        "-" if row["train_seconds"] is None else f"{row['train_seconds'] / 60:.1f}",
         "-" if ratio is None else f"{ratio:.2f}",
         *(f"{row['random'][name]:.3f}" for name in ("mean", "min", "max")),
         f"{largest['balanced_accuracy']:.3f} ({largest['low']:.3f} to {largest['high']:.3f})",

@@ -53,7 +53,7 @@ def summarise(
     return {
         "command": command,
         "dataset": dataset,
-        "cases": results[0]["cases"],
+        "cases": sum({result["fold"]: result["cases"] for result in results}.values()),
         "dates": [min(result["date"] for result in results), max(result["date"] for result in results)],
         "machine": {
             **results[-1]["environment"],

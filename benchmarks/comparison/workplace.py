@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from comparison.methods import total_epochs
 from prox_monai.demo.record import Record
 from prox_monai.demo.run import Demo
 from prox_monai.demo.stock import TrainingProgress, run_stock
@@ -102,8 +103,7 @@ class Workplace:
 
 def progress(settings: dict[str, Any]) -> TrainingProgress:
     """Return what shows a line per epoch of a training with these settings."""
-    epochs = settings["epochs"]
-    return TrainingProgress(sum(epochs) if isinstance(epochs, list) else epochs)
+    return TrainingProgress(total_epochs(settings))
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:

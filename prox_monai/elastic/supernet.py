@@ -177,7 +177,8 @@ class Supernet(nn.Module):
 
         Args:
             depth: the candidate that is opened.
-            like: the largest subnet that has learnt, whose deeper twin, if there is one, is to start closest.
+            like: the largest subnet of the depth before, whose deeper twin is to start closest, if both are subnets of
+                the space.
             batches: inputs of shape ``(B, C, *spatial)`` on which ``like`` is looked at; without any, what its blocks
                 give is estimated from its weights.
 
@@ -188,7 +189,7 @@ class Supernet(nn.Module):
             raise ValueError(f"depth must be one of {self.space.depth[1:]} to be opened, got {depth}.")
         before = self.space.depth[self.space.depth.index(depth) - 1]
         self._continue(self.space.restrict(depth=(depth,)).largest(), range(before, depth), {})
-        if like is not None and like.at_depth(depth) in self.space:
+        if like is not None and like in self.space and like.at_depth(depth) in self.space:
             moments = measure_moments(self.architecture, self.extract(like), before - 1, batches)
             self._continue(like.at_depth(depth), range(before, depth), moments)
 

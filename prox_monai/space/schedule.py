@@ -126,13 +126,15 @@ class PhaseSchedule:
         Args:
             space: the space that is trained.
             epochs: in total.
-            subnets_per_step: random subnets per optimizer step.
+            subnets_per_step: random subnets per optimizer step; 0 trains the two ends alone.
 
         Raises:
-            ValueError: When a number is not an integer >= 1.
+            ValueError: When a number is not an integer, ``epochs`` less than 1, or ``subnets_per_step`` less than 0.
         """
-        if not is_integer(subnets_per_step):
-            raise ValueError(f"subnets_per_step of the sandwich rule must be an integer, got {subnets_per_step!r}.")
+        if not is_integer(subnets_per_step) or subnets_per_step < 0:
+            raise ValueError(
+                f"subnets_per_step of the sandwich rule must be an integer >= 0, got {subnets_per_step!r}."
+            )
         return cls._lasting([replace(_sandwich(0, Stage.JOINT, space), random=subnets_per_step)], [epochs])
 
     @classmethod
@@ -221,9 +223,11 @@ class PhaseSchedule:
             epochs: of the new phases: in total, or one value per phase.
 
         Raises:
-            ValueError: When a dimension does not keep its candidates and add larger ones, none adds any, or ``epochs``
-                does not cover the new phases.
+            ValueError: When a dimension does not keep its candidates and add larger ones, none adds any, depth and
+                width are coupled, or ``epochs`` does not cover the new phases.
         """
+        if self.phases[-1].space.pairs:
+            raise ValueError("a schedule of coupled depths and widths cannot be extended: no pair has a new candidate.")
         phases = list(self.phases)
         for dimension in Dimension:
             present, wanted = phases[-1].space.candidates(dimension), space.candidates(dimension)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prox_monai.elastic.resolution import at_resolution, without_resolution
 from prox_monai.space import SubnetConfig
@@ -43,6 +44,9 @@ class Distillation:
 class Teacher:
     """A subnet extracted at the end of a phase: evaluation mode, no gradient.
 
+    BatchNorm normalises by the batch that the student sees, as once-for-all's teacher does: the statistics that a
+    supernet keeps mix all its subnets and resolutions.
+
     Args:
         config: which subnet it is.
         network: the extracted network.
@@ -53,6 +57,9 @@ class Teacher:
         self.config = config
         self.network = network.eval().requires_grad_(False)
         self.stride = stride
+        for layer in filter(lambda module: isinstance(module, _BatchNorm), self.network.modules()):
+            layer.train()
+            layer.track_running_stats = False
 
     @torch.no_grad()
     def __call__(self, x: Tensor, resolution: float | None = None) -> list[Tensor]:
@@ -134,12 +141,17 @@ def output_distance(
             that exclude each other (softmax).
 
     Raises:
-        ValueError: When student, teacher and weights differ in their number of outputs.
+        ValueError: When student, teacher and weights differ in their number of outputs, no output has a weight, or
+            there is one channel and it is no region: the one class has probability 1 in any case.
     """
     ours, theirs = as_list(outputs), as_list(taught)
     shares = [1 / len(ours)] * len(ours) if weights is None else weights
     if not len(ours) == len(theirs) == len(shares):
         raise ValueError(f"the student has {len(ours)} outputs, the teacher {len(theirs)}, the loss {len(shares)}.")
+    if not any(shares):
+        raise ValueError(f"weights of the outputs must not all be 0, got {list(shares)}.")
+    if form == "kl" and not regions and ours[0].shape[1] == 1:
+        raise ValueError("regions must be true where a network has one channel, which is no class among others.")
     divergence = _divergence_of_regions if regions else _divergence_of_classes
     distance = F.mse_loss if form == "mse" else divergence
     trained = ((share, a, b) for share, a, b in zip(shares, ours, theirs, strict=True) if share)

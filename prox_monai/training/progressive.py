@@ -129,9 +129,9 @@ class ProgressiveTraining:
         """
         self.epoch = epoch
         phase = self.phase
+        self._take_teacher(phase)
         if phase.reorder and epoch == self.schedule.first_epoch(phase):
             reorder_channels(self.supernet)
-        self._take_teacher(phase)
         self._open_depth(phase, batches)
         self._begin_average(phase)
         return phase
@@ -162,12 +162,15 @@ class ProgressiveTraining:
         return AveragedModel(self.supernet, multi_avg_fn=get_ema_multi_avg_fn(self.teacher_average))
 
     def _open_depth(self, phase: Phase, batches: Iterable[Tensor]) -> None:
-        """Open a phase's largest depth; where growth preserves, new blocks continue what stands before them."""
-        depth = phase.space.depth[-1]
-        if phase.index > 0 and depth > self.supernet.opened_depth and self.supernet.growth == "preserving":
-            self.supernet.open_depth(depth, self.schedule.phases[phase.index - 1].largest(), batches)
+        """Open a phase's new depths; where growth preserves, new blocks continue what stands before them."""
+        new = [depth for depth in phase.space.depth if depth > self.supernet.opened_depth]
+        if phase.index > 0 and new and self.supernet.growth == "preserving":
+            largest, looked_at = self.schedule.phases[phase.index - 1].largest(), list(batches)
+            for depth in new:
+                self.supernet.open_depth(depth, largest, looked_at)
+                largest = largest.at_depth(depth)
             self._take_tensors_of_first_rank()
-        self.supernet.mark_opened(depth)
+        self.supernet.mark_opened(phase.space.depth[-1])
 
     def _take_tensors_of_first_rank(self) -> None:
         """What was opened depends on the batches that a rank looked at."""
@@ -246,6 +249,7 @@ class ProgressiveTraining:
             "in_place": asdict(self.in_place),
             "teacher_average": self.teacher_average,
             "patch": self.patch,
+            "regions": self.regions,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from comparison.methods import Comparison, check_settings, read_comparison
+from comparison.methods import Comparison, check_settings, read_comparison, total_epochs
 
 SHIPPED = Path(__file__).parents[2] / "benchmarks" / "paper.yaml"
 CONTENT = {
@@ -96,6 +96,18 @@ def test_equal_time_scales_the_epochs_of_a_single_phase(read):
     ).methods["alone_as_long"]
     settings = method.settings_of(0, {"theirs": 77.0, "alone": 100.0}.__getitem__)
     assert (settings["epochs"], settings["iterations_per_epoch"]) == (5, 11)
+
+
+def test_epochs_may_be_given_phase_by_phase(read):
+    method = read(ours={"preset": "plus", "epochs": [2, 1, 1, 1, 1, 1]}).methods["ours_longer"]
+    assert total_epochs(method.settings) == 7
+    settings = method.settings_of(0, {"theirs": 300.0, "ours": 40.0}.__getitem__)
+    assert (settings["epochs"], settings["iterations_per_epoch"]) == ([2, 1, 1, 1, 1, 1], 75)
+
+
+def test_no_method_takes_over_what_a_stock_trainer_has(read):
+    with pytest.raises(ValueError, match="method odd: of must be a method with settings of ProXTrainer, got 'stock'"):
+        read(odd={"of": "stock"})
 
 
 def test_a_stock_trainer_gets_the_seconds_themselves(read):

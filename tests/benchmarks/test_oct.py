@@ -12,7 +12,7 @@ pytest.importorskip("monai", reason='needs pip install "prox-monai[monai]"')
 import device_lines
 import oct as benchmark
 import update_readme
-from comparison.oct_summary import method_row
+from comparison.oct_summary import method_row, table
 
 from prox_monai.data.synthetic_classes import write_synthetic_classes
 from prox_monai.evaluation.subnets import read_rows
@@ -133,6 +133,24 @@ def test_a_subnet_counts_once_however_many_folds(finished):
     assert row["random"]["mean"] == pytest.approx(sum(means) / 3)
     assert row["random_mean_of_shared_folds"] == pytest.approx(sum(scores[0]) / 3)
     assert (row["random"]["min"], row["random"]["max"]) == pytest.approx((min(means), max(means)))
+
+
+def test_minutes_are_of_one_processor(finished):
+    units = results(finished)
+    for unit in units:
+        if unit["method"] == "plus" and unit["fold"] == 1:
+            unit["environment"] = {**unit["environment"], "device": "another"}
+            unit["train_seconds"] = 1e6
+    assert method_row("plus", units, {0})["train_seconds"] == units[0]["train_seconds"]
+    elsewhere = [unit for unit in units if unit["method"] == "progressive_shrinking" or unit["fold"] == 1]
+    row = method_row("plus", elsewhere, {0, 1})
+    assert (row["train_seconds"], row["train_seconds_ratio"]) == (None, None)
+    summary = json.loads((finished.folder / "results" / "oct.json").read_text())
+    summary["methods"]["plus"] = row
+    assert "plus" in table(summary)
+    (finished.folder / "elsewhere").mkdir()
+    (finished.folder / "elsewhere" / "oct.json").write_text(json.dumps(summary))
+    assert "| `plus` | 1 |  |  |" in "\n".join(device_lines.oct_lines(finished.folder / "elsewhere"))
 
 
 def test_the_table_is_printed_and_nothing_is_done_again(finished, capsys):

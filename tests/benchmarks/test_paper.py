@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import ANY
@@ -251,6 +252,16 @@ def test_recipes_are_chosen_on_the_tuning_half_and_nothing_is_published(finished
     assert "--half tuning" in json.loads((out / "paper_synthetic.json").read_text())["command"]
     assert not (finished.folder / "none").exists()
     assert "half (tuning instead of reporting)" in refused(arguments, capsys)
+
+
+def test_the_command_names_the_folds(finished):
+    comparison = read_comparison(finished.folder / "paper.yaml")
+    ours = unit(finished, "plus")
+    units = [ours, replace(ours, fold=3), replace(ours, seed=1)]
+    said = paper.command_of(units, comparison, full=False, half="reporting")
+    assert said == "python benchmarks/paper.py --data DIR --methods plus --seeds 0 1 --folds 1 3"
+    said = paper.command_of([replace(ours, fold=0)], comparison, full=True, half="tuning")
+    assert said == "python benchmarks/paper.py --data DIR --methods plus --seeds 0 --half tuning --full"
 
 
 def test_what_has_a_default_that_depends(finished, monkeypatch):

@@ -174,6 +174,14 @@ def test_the_table(tmp_path, results):
     assert "| `plus` | 1 |" in "\n".join(training_lines.paper_lines(tmp_path, "_full"))
 
 
+def test_folds_add_up(tmp_path, result):
+    two = [result("plus", fold=0, cases=20), result("plus", fold=2, cases=26), result("plus", seed=1, cases=20)]
+    write_json(summary_of(two), tmp_path / "paper_hippocampus.json")
+    text = "\n".join(training_lines.paper_lines(tmp_path))
+    assert "46 unseen cases of fold 0, 2;" in text
+    assert "| `plus` | 3 |" in text
+
+
 def test_the_lines_on_a_stop(tmp_path, results, result):
     gain = {"mean": -0.002, "upper": 0.001, "decision": "ends"}
     fields = {"depth": [1, 2, 3], "width": [0.5]}

@@ -8,7 +8,7 @@ import torch
 from prox_monai.elastic import Supernet
 from prox_monai.elastic.depth import measure_moments
 from prox_monai.networks import UNetArchitecture
-from prox_monai.space import PhaseSchedule, SearchSpace, SubnetConfig, unet_groups
+from prox_monai.space import Phase, PhaseSchedule, SearchSpace, Stage, SubnetConfig, unet_groups
 from prox_monai.training import ProgressiveTraining
 
 STRIDES = ((1, 1, 1), (2, 2, 2))
@@ -178,3 +178,25 @@ def test_depths_open_one_after_the_other_in_a_coupled_space():
     assert opened == [1, 2, 3]
     block = network.extract(space.largest()).get_submodule("encoder.0.blocks.2").conv
     assert torch.equal(block(torch.ones(1, 8, 3, 3, 3))[0, :, 1, 1, 1], torch.ones(8))
+
+
+@pytest.mark.parametrize("coupled", [True, False])
+def test_depths_that_open_together_continue_one_another(coupled):
+    space = SearchSpace(3, (1, 2, 3, 4), (0.5, 1.0), (3,), groups=unet_groups(2))
+    if coupled:
+        space = space.coupled()
+        schedule = PhaseSchedule.prox(space, 4, polish=False)
+    else:
+        narrow = space.restrict(depth=(1,))
+        schedule = PhaseSchedule((Phase(0, Stage.DEPTH, narrow, 1), Phase(1, Stage.DEPTH, space, 1)))
+    network = Supernet(UNetArchitecture(3, 1, 2, channels=(8, 16), strides=STRIDES), space)
+    training = ProgressiveTraining(network, schedule)
+    opened = [0]
+    for epoch in range(schedule.total_epochs):
+        training.begin_epoch(epoch, iter([torch.randn(1, 1, 8, 8, 8)]))
+        opened.append(network.opened_depth)
+    before = opened[opened.index(4) - 1]
+    assert before <= 2
+    for new in range(before, 4):  # one tap of one channel alone, as a continuation has
+        weight = network.extract(space.largest()).get_submodule(f"encoder.0.blocks.{new}").conv.weight
+        assert weight[:, :, 1, 1, 1].count_nonzero() == weight.count_nonzero() == 8

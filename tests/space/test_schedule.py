@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -342,3 +343,18 @@ def test_coupled_candidates_share_their_phases():
 def test_what_a_step_trains_is_checked(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_coupled_dimensions_are_not_extended():
+    """A new candidate would be in no pair, and phases would train nothing new."""
+    space = SearchSpace(3, (1, 2), (0.5, 1.0), (3,), groups=unet_groups(2)).coupled()
+    with pytest.raises(ValueError, match="coupled depths and widths cannot be extended"):
+        PhaseSchedule.prox(space, 4).extended(replace(space, depth=(1, 2, 3)), 2)
+
+
+def test_the_sandwich_rule_may_do_without_random_subnets():
+    space = SearchSpace(3, (1, 2), (0.5, 1.0), (3,), groups=unet_groups(2))
+    (phase,) = PhaseSchedule.sandwich(space, 1, subnets_per_step=0).phases
+    assert phase.sample(random.Random(0)) == (space.largest(), space.smallest())
+    with pytest.raises(ValueError, match="subnets_per_step of the sandwich rule must be an integer >= 0, got -1"):
+        PhaseSchedule.sandwich(space, 1, subnets_per_step=-1)

@@ -112,6 +112,19 @@ def test_a_teacher_is_in_evaluation_mode():
     assert not network[0].running_mean.any()
 
 
+def test_a_teacher_normalises_by_the_batch_and_keeps_what_it_holds():
+    """A supernet's statistics are those of no subnet."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    network[1].running_mean.fill_(7.0)
+    held = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    teacher, x = Teacher(CONFIG, network, (1, 1)), torch.randn(2, 1, 4, 4)
+    features = network[0](x)
+    expected = F.batch_norm(features, None, None, training=True)
+    torch.testing.assert_close(teacher(x), [expected])
+    assert network.state_dict().keys() == held.keys()
+    assert all(torch.equal(tensor, held[name]) for name, tensor in network.state_dict().items())
+
+
 def test_half_precision_outputs_are_compared_in_single():
     student, teacher = (torch.full((1, 1, 2, 2), value, dtype=torch.float16) for value in (300.0, 0.0))
     assert output_distance(student, teacher, "mse") == 90000
@@ -122,6 +135,15 @@ def test_numbers_of_outputs_must_agree():
         output_distance(outputs(2), outputs(3), "mse")
     with pytest.raises(ValueError, match=r"the student has 2 outputs, the teacher 2, the loss 1"):
         output_distance(outputs(2), outputs(2), "mse", weights=[1.0])
+    with pytest.raises(ValueError, match=r"weights of the outputs must not all be 0, got \[0, 0\]"):
+        output_distance(outputs(2), outputs(2), "mse", weights=[0, 0])
+
+
+def test_one_class_alone_teaches_nothing():
+    one = torch.randn(2, 1, 4, 4)
+    with pytest.raises(ValueError, match="regions must be true where a network has one channel"):
+        output_distance(one, one, "kl")
+    assert output_distance(one, one + 1, "mse") == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -143,7 +144,7 @@ def test_10_the_teacher_is_the_largest_of_the_phase_before_as_it_was_at_its_end(
     assert loop.training.teacher is None
     largest = SCHEDULE.phases[0].space.largest()
     x = torch.randn(2, 1, 8, 8)
-    expected = loop.supernet.extract(largest).eval()(x)
+    expected = loop.supernet.extract(largest)(x)
     loop.run([2])
     assert loop.training.teacher.config == largest
     assert all(map(torch.equal, loop.training.teacher(x), expected))
@@ -177,11 +178,27 @@ def test_10_a_teacher_may_be_the_average_of_the_weights_over_its_phase():
     largest, x = SCHEDULE.phases[0].space.largest(), torch.randn(2, 1, 8, 8)
     loop.training.begin_epoch(2)
     taught = loop.training.teacher(x)
-    for ours, theirs, now in zip(
-        taught, expected.extract(largest).eval()(x), loop.supernet.extract(largest).eval()(x), strict=True
-    ):
+    for ours, theirs, now in zip(taught, expected.extract(largest)(x), loop.supernet.extract(largest)(x), strict=True):
         torch.testing.assert_close(ours, theirs)
         assert not torch.allclose(ours, now)
+
+
+def test_10_an_average_is_taken_before_channels_are_put_in_another_order():
+    space = SearchSpace(3, (1,), (0.5, 1), (3,), groups=unet_groups(2))
+    architecture = UNetArchitecture(2, 1, 2, (8, 16), ((1, 1), (2, 2)), deep_supervision=True)
+    schedule = PhaseSchedule.progressive_shrinking(space, 2, reorder=True)
+    supernet = Supernet(architecture, space, growth="none", kernel_transforms=True)
+    loop = Loop(supernet, schedule, teacher_average=0.5)
+    loop.run([0])
+    average = copy.deepcopy(loop.training._average)
+    average.update_parameters(supernet)
+    averaged = average.module.extract(space.largest())
+    before = {name: tensor.clone() for name, tensor in supernet.extract(space.largest()).state_dict().items()}
+    loop.training.begin_epoch(1)
+    after = supernet.extract(space.largest()).state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(loop.training.teacher(x), averaged(x))
 
 
 def test_10_nothing_is_averaged_that_teaches_nobody():
@@ -394,7 +411,7 @@ def test_the_teacher_of_progressive_shrinking_works_at_the_resolution_of_its_stu
     loop.training.begin_epoch(0)
     loop.training.begin_epoch(3)
     sizes, x = [], torch.randn(2, 1, 8, 8)
-    teachers = {r: loop.supernet.extract(replace(SPACE.largest(), resolution=r)).eval() for r in (0.5, 1.0)}
+    teachers = {r: loop.supernet.extract(replace(SPACE.largest(), resolution=r)) for r in (0.5, 1.0)}
     loop.training.teacher.network.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[0].shape[2]))
     loss = loop.training.criterion(lambda ours, target: ours[0].sum() * 0)
     seen = []

@@ -121,7 +121,9 @@ def test_options_that_do_not_go_together_are_refused(fields, message):
 def test_the_sandwich_rule_has_as_many_random_subnets_as_are_wanted():
     (phase,) = recipe("sandwich").phase_schedule(SPACE, 3).phases
     assert (phase.fixed, phase.random) == ((SPACE.largest(), SPACE.smallest()), 2)
-    with pytest.raises(ValueError, match=r"subnets_per_step of the sandwich rule must be an integer, got \(1, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"subnets_per_step of the sandwich rule must be an integer >= 0, got \(1, 2\)"
+    ):
         recipe("sandwich", subnets_per_step=(1, 2)).phase_schedule(SPACE, 3)
 
 
