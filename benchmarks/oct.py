@@ -55,6 +55,7 @@ FAMILIES = tuple(preset for preset in PRESETS if preset != "standalone")  # whic
 NEVER = 1_000_000
 LOCATIONS = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir")
 NO_SETTINGS = ("_meta_", "imports", "initialize", *LOCATIONS)  # entries of the bundle that change no training
+KEEPERS = ("CheckpointSaver", "StatsHandler", "TensorBoardStatsHandler")  # nor do these handlers of it
 LABEL = "balanced accuracy"
 SYNTHETIC = "synthetic"
 logger = logging.getLogger("prox_monai.benchmarks")
@@ -108,6 +109,13 @@ def compare(arguments: argparse.Namespace) -> None:
 def finished_units(place: Place) -> list[Unit]:
     """Return all units that are done, whatever is asked for."""
     return [unit for method in FAMILIES for fold in range(5) if (unit := Unit(method, fold, place)).result is not None]
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a training depends on of a bundle's configuration, as JSON has it."""
+    settings = {name: value for name, value in config.items() if name not in NO_SETTINGS}
+    handlers = [h for h in config["train"]["handlers"] if h["_target_"].rpartition(".")[2] not in KEEPERS]
+    return json.loads(json.dumps({**settings, "train": {**config["train"], "handlers": handlers}}))
 
 
 class Place:
@@ -191,13 +199,12 @@ class Unit:
             ValueError: When it was begun with other settings; nothing is changed.
         """
         config = self.place.workflow(self.settings).parser.get()
-        about = {name: value for name, value in config.items() if name not in NO_SETTINGS}
-        wanted = json.loads(json.dumps({"subnets": self.place.subnets, "images": self.place.images, **about}))
+        wanted = settings_of({"subnets": self.place.subnets, "images": self.place.images, **config})
         begun = _read(self.folder / "unit.json")
         if begun is None:
             _write(self.folder / "unit.json", wanted)
             return
-        begun = {name: value for name, value in begun.items() if name not in NO_SETTINGS}  # older ones have them
+        begun = settings_of(begun)  # older ones have entries that are none
         names = [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]
         if names:
             raise ValueError(

@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from monai.bundle import ConfigParser
 
 pytest.importorskip("monai", reason='needs pip install "prox-monai[monai]"')
 
@@ -205,15 +206,34 @@ def test_published_units_are_done_elsewhere(finished, monkeypatch, tmp_path):
     assert taken.read_text() == (published / "result.json").read_text()
 
 
-def test_checks_of_the_bundle_may_change(finished):
+def test_checks_of_the_bundle_and_checkpoints_may_change(finished):
     """They decide nothing of a training."""
     path = finished.output / "plus" / "fold0" / "unit.json"
     before = path.read_text()
-    path.write_text(json.dumps({**json.loads(before), "initialize": ["another check"]}))
+    begun = json.loads(before)
+    begun["initialize"] = ["another check"]
+    begun["train"]["handlers"].append({"_target_": "monai.handlers.CheckpointSaver", "n_saved": 7})
+    path.write_text(json.dumps(begun))
     try:
         assert benchmark.main([*finished.arguments, *finished.methods]) == 0
     finally:
         path.write_text(before)
+
+
+def test_what_is_published_has_the_settings_of_now():
+    """So that more can be added to it."""
+    parser = ConfigParser()
+    configs = benchmark.BUNDLE / "configs"
+    parser.read_config([configs / "train.json", configs / "quick.json"])
+    now = benchmark.settings_of(json.loads(json.dumps(parser.get())))
+    published = sorted((benchmark.BENCHMARKS / "results" / "units" / "oct").rglob("unit.json"))
+    assert published
+    for path in published:
+        begun = benchmark.settings_of(json.loads(path.read_text()))
+        own = {"subnets", "images", "preset", "fold", "epochs", "device"}
+        assert {name: begun.get(name) for name in now if name not in own} == {
+            name: now[name] for name in now if name not in own
+        }
 
 
 def refused(finished, arguments: list[str], capsys) -> str:
