@@ -1,4 +1,8 @@
-"""What an archive of ``torch.export`` may hold: torch unpickles whatever else an archive says it should."""
+"""What an archive of ``torch.export`` may hold: torch unpickles what an archive says it should, and runs its text.
+
+Of a graph torch executes guards, evaluates expressions, and writes names into Python code that it executes. A plain
+network at a fixed size has neither guards nor expressions, and its names are words.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,10 +19,16 @@ _PLAIN = re.compile(  # below the archive's own folder; numbers as they are, des
     r"|data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
 )
 _INPUTS = "data/sample_inputs/model.pt"
+_GRAPH = "models/model.json"
+_WORDS = re.compile(r"[\w.+-]*")
+_OPERATOR = re.compile(r"torch\.ops\.aten\.\w+\.\w+")
+_EMPTY = re.compile(r"guards_code|range_constraints|treespec_namedtuple_fields|custom_obj_values|sym_\w+_values")
+_EVALUATED = re.compile(r"as_expr|expr_str|as_sym_\w+|as_custom_obj|as_graph|as_operator")
+_STRUCTURES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 
 
 def check_program_archive(path: str | Path) -> None:
-    """Check that nothing in an exported program would be unpickled but tensors.
+    """Check that nothing in an exported program would be unpickled but tensors, and nothing be run but operators.
 
     Args:
         path: the archive that ``torch.export.save`` wrote.
@@ -49,6 +60,44 @@ def _check_member(archive: zipfile.ZipFile, name: str) -> None:
         described = json.loads(archive.read(name))["config"]
         if pickled := [key for key, about in described.items() if about["use_pickle"]]:
             raise ValueError(f"{name} wants {pickled[0]} unpickled.")
+    elif inside == _GRAPH:
+        _check_graph(name, json.loads(archive.read(name)))
+
+
+def _check_graph(where: str, value: Any) -> None:
+    """Raise ValueError where a part of a graph is more than numbers, words and torch's own operators."""
+    if isinstance(value, list):
+        for item in value:
+            _check_graph(where, item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not _WORDS.fullmatch(key) or _EVALUATED.fullmatch(key) or (item and _EMPTY.fullmatch(key)):
+                raise ValueError(f"a plain network has no use for {key!r} in {where}, which torch might run.")
+            if key == "target":
+                _check_operator(where, item)
+            elif key in ("in_spec", "out_spec"):
+                _check_structure(where, json.loads(item) if item else None)
+            else:
+                _check_graph(where, item)
+    elif isinstance(value, str) and not _WORDS.fullmatch(value):
+        raise ValueError(f"a plain network has no use for {value[:80]!r} in {where}, which torch might run.")
+
+
+def _check_operator(where: str, target: Any) -> None:
+    """Raise ValueError where a node calls something else than one of torch's operators."""
+    if not _OPERATOR.fullmatch(target):
+        raise ValueError(f"{where} calls {target[:80]!r}, which is none of torch's operators.")
+
+
+def _check_structure(where: str, spec: Any) -> None:
+    """Raise ValueError where arguments or results are put into more than tuples, lists and dictionaries."""
+    if isinstance(spec, list):
+        for item in spec:
+            _check_structure(where, item)
+    elif isinstance(spec, dict):
+        if spec["type"] not in _STRUCTURES:
+            raise ValueError(f"{where} puts values into {spec['type']!r}, which is no plain structure.")
+        _check_structure(where, spec["children_spec"])
 
 
 def _check_tensors(name: str, file: zipfile.ZipExtFile) -> None:

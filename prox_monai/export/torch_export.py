@@ -15,6 +15,7 @@ from prox_monai.export.fixed_size import at_fixed_size
 from prox_monai.export.program_archive import check_program_archive
 
 FILE = "model.pt2"
+_SOURCE = ("stack_trace", "nn_module_stack", "torch_fn", "from_node")  # where a node comes from: paths of this machine
 
 
 def write_torch(network: nn.Module, input_shape: Sequence[int], folder: str | Path) -> str:
@@ -31,6 +32,9 @@ def write_torch(network: nn.Module, input_shape: Sequence[int], folder: str | Pa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
         program = torch.export.export(at_fixed_size(network, input_shape), (torch.zeros(1, *input_shape),))
+        for node in program.graph.nodes:
+            for about in _SOURCE:
+                node.meta.pop(about, None)
         torch.export.save(program, Path(folder, FILE))
     return FILE
 

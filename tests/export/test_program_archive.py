@@ -95,6 +95,74 @@ def test_inputs_that_are_more_than_tensors_are_refused(changed, monkeypatch):
     refused(changed(**{"data/sample_inputs/model.pt": buffer.getvalue()}), monkeypatch, "holds more than tensors")
 
 
+GRAPH = "models/model.json"
+RUN = "__import__('os').system('touch ran')"
+
+
+def graph_of(plain: Path) -> dict:
+    with zipfile.ZipFile(plain) as archive:
+        return json.loads(archive.read(next(path for path in archive.namelist() if path.endswith(GRAPH))))
+
+
+def with_guard(program):
+    program["guards_code"] = [RUN]
+
+
+def with_range(program):
+    program["range_constraints"] = {"s0": {"min_val": 0, "max_val": 1}}
+
+
+def with_expression(program):
+    values = program["graph_module"]["graph"]["tensor_values"]
+    next(iter(values.values()))["sizes"][0] = {"as_expr": {"expr_str": RUN, "hint": None}}
+
+
+def with_symbol(program):
+    program["graph_module"]["graph"]["sym_int_values"] = {"s0": {"as_int": 1}}
+
+
+def with_argument(program):
+    (called,) = (call for call in program["graph_module"]["module_call_graph"] if call["fqn"] == "")
+    called["signature"]["forward_arg_names"] = [f"x={RUN}"]
+
+
+def with_call(program):
+    program["graph_module"]["graph"]["nodes"][0]["target"] = "torch.hub.load"
+
+
+def with_structure(program):
+    (called,) = (call for call in program["graph_module"]["module_call_graph"] if call["fqn"] == "")
+    spec = {"type": "collections.defaultdict", "context": "{}", "children_spec": []}
+    called["signature"]["in_spec"] = json.dumps([1, spec])
+
+
+def with_text(program):
+    program["graph_module"]["graph"]["nodes"][0]["metadata"]["stack_trace"] = f"\n{RUN}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_guard, "has no use for 'guards_code'"),
+        (with_range, "has no use for 'range_constraints'"),
+        (with_expression, "has no use for 'as_expr'"),
+        (with_symbol, "has no use for 'sym_int_values'"),
+        (with_argument, "has no use for .*touch ran.*torch might run"),
+        (with_call, "calls 'torch.hub.load', which is none of torch's operators"),
+        (with_structure, "puts values into 'collections.defaultdict'"),
+        (with_text, "has no use for .*touch ran"),
+    ],
+)
+def test_a_graph_that_torch_would_run_is_refused(plain, changed, monkeypatch, change, message):
+    program = graph_of(plain)
+    change(program)
+    refused(changed(**{GRAPH: json.dumps(program).encode()}), monkeypatch, message)
+
+
+def test_no_path_of_this_machine_is_written(plain):
+    assert str(Path(__file__).parents[2]) not in json.dumps(graph_of(plain))
+
+
 def test_members_that_no_network_needs_are_refused(changed, monkeypatch):
     refused(changed(**{"data/aotinductor/model/lib.so": b""}), monkeypatch, "has no use for .*lib.so")
 

@@ -104,7 +104,7 @@ def best_within(rows: Rows, max_latency_ms: float) -> Mapping[str, Any]:
             f"no subnet is known yet, so none can be chosen by max_latency_ms {max_latency_ms:g}; evaluate some first "
             f"(configs/search.json of a bundle does, scripts/validate.py of an algorithm of Auto3DSeg)."
         )
-    about = [[row.get(name) for name in ("metric", "data", "input_shape", "machine")] for row in scored]
+    about = [[row.get(name) for name in ("metric", "data", "input_shape", "settings", "machine")] for row in scored]
     scored = [row for row, kind in zip(scored, about, strict=True) if kind == about[-1]]
     within = [row for row in scored if row["latency_ms"] <= max_latency_ms]
     if not within:

@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,10 @@ class SubnetSamplingHandler:
     images where it has BatchNorm. Post-processing, metrics and other handlers work as usual. After each epoch a row
     goes to the table: subnet, parameters, multiply-adds, latency, all scalar metrics of the evaluator, and where a
     metric saves details, the mean of each class and the 95 % interval of the mean over cases; a classifier's intervals
-    come from a :class:`~prox_monai.integrations.monai.PatientIntervals`. Rows of the same weights, metric, cases, input
-    and machine (processor or GPU, and threads) that are there already are not made again. Several evaluators may work
-    on one table, in processes that know nothing of each other: each takes what no other has, and the subnets of one
-    that dies.
+    come from a :class:`~prox_monai.integrations.monai.PatientIntervals`. Rows of the same weights, metric, cases,
+    input, settings and machine (processor or GPU, and threads) that are there already are not made again. Several
+    evaluators may work on one table, in processes that know nothing of each other: each takes what no other has, and
+    the subnets of one that dies.
     At the end the network of the evaluator is its own again, the table is logged, and the Pareto front drawn beside it.
     After an error it is its own again, too, where no handler before this one (a ``StatsHandler``) has raised it.
 
@@ -57,7 +57,10 @@ class SubnetSamplingHandler:
         input_shape: ``(C, *spatial)`` of one image or patch, for multiply-adds and latency.
         choice: says which subnets are run, a :class:`~prox_monai.integrations.monai.SubnetChoice` for example.
         table: JSON lines that rows are appended to; no table where it is None. Rows of other weights are moved aside.
-        known: another table, of a search for example, from which a latency budget chooses.
+        known: the table from which a latency budget chooses, of a search on other cases for example; ``table`` itself
+            where it is None.
+        settings: what else the figures depend on, by name, such as the overlap of windows: rows with others are not
+            theirs.
         calibration: training images ``(B, C, *spatial)`` on which statistics of BatchNorm are re-estimated.
         statistics: file that they are kept in, for ``SubnetNetwork``.
 
@@ -73,6 +76,7 @@ class SubnetSamplingHandler:
         choice: Callable[[MultiplyAdds, list[dict[str, Any]]], list[Named]] = _LARGEST,
         table: str | Path | None = None,
         known: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
         calibration: Tensor | None = None,
         statistics: str | Path | None = None,
     ) -> None:
@@ -86,6 +90,7 @@ class SubnetSamplingHandler:
         self.choice = choice
         self.table = Path(table) if table else None
         self.known = Path(known) if known else None
+        self.settings = dict(settings or {})
         self.calibration = calibration
         self.statistics = Path(statistics) if statistics else None
         self.rows: list[dict[str, Any]] = []
@@ -117,6 +122,7 @@ class SubnetSamplingHandler:
             "metric": engine.state.key_metric_name,
             **_data(engine),
             "input_shape": list(self.input_shape),
+            "settings": self.settings,
             "machine": f"{device_name(engine.state.device)}, {torch.get_num_threads()} threads",
         }
         self._chosen = of_first_rank(self._choose)
@@ -127,7 +133,7 @@ class SubnetSamplingHandler:
         """Return name and configuration of the subnets that are wanted, by canonical name."""
         self._move_others_aside()
         chosen = dict[str, Named]()
-        for name, config in self.choice(self._costs, [*self._rows_of(self.table), *self._rows_of(self.known)]):
+        for name, config in self.choice(self._costs, self._rows_of(self.known or self.table)):
             chosen.setdefault(self._canonical(config).name, (name, config))
         if len(chosen) > 1:
             count = len(chosen.keys() & self._done().keys())
@@ -140,7 +146,7 @@ class SubnetSamplingHandler:
         engine.state.max_epochs = engine.state.epoch + (0 if self._next is None else 1 + left)
 
     def _done(self) -> dict[str, dict[str, Any]]:
-        """Return the rows of these weights, metric, cases, input and machine, by canonical name of the subnet."""
+        """Return the rows of these weights, metric, cases, input, settings and machine, by name of the subnet."""
         done = {row["key"]: row for row in self._rows_of(self.table) if self._about.items() <= row.items()}
         if done and self.calibration is not None and self.statistics is not None:
             normalised = {config.name for config in read_statistics(self.statistics, self._model)}

@@ -136,6 +136,24 @@ def test_a_row_of_other_data_or_another_metric_does_not_count(plain_family, swee
     assert len(read_rows(table)) == 6
 
 
+def test_a_row_of_other_settings_does_not_count(plain_family, sweep, table):
+    for tolerance, epochs in ((1.0, [1, 2, 3]), (6.0, [1, 2, 3]), (1.0, [])):
+        assert sweep(plain_family, table=table, settings={"tolerance_mm": tolerance}).run.epochs == epochs
+    assert [row["settings"] for row in read_rows(table)] == [{"tolerance_mm": 1.0}] * 3 + [{"tolerance_mm": 6.0}] * 3
+
+
+def test_a_budget_chooses_by_the_other_table_alone(plain_family, sweep, table, tmp_path):
+    """What is reported on these cases must not be chosen on them."""
+    sweep(plain_family, table=table)
+    within = SubnetChoice(max_latency_ms=1e6)
+    error = sweep(plain_family, table=table, known=tmp_path / "none.jsonl", choice=within).error
+    assert "no subnet is known yet, so none can be chosen" in str(error)
+    rows = read_rows(table)
+    (tmp_path / "known.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    chosen = sweep(plain_family, table=table, known=tmp_path / "known.jsonl", choice=within)
+    assert [row["key"] for row in chosen.sampling.rows] == [rows[0]["key"]]
+
+
 def test_a_row_of_another_computer_does_not_count(plain_family, sweep, table, monkeypatch):
     """Not its latency, so it is not among those that a budget chooses from, either."""
     sweep(plain_family, table=table)
