@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from prox_monai.evaluation.cost import latency, parameters, peak_memory_bytes
-from prox_monai.evaluation.interval import mean_interval
+from prox_monai.evaluation.interval import jackknife_interval, mean_interval
 from prox_monai.evaluation.memory import tensor_bytes
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
 from prox_monai.evaluation.table import SharedRows, append_row, read_lines
@@ -43,8 +43,8 @@ def evaluate_subnets(
     A row holds ``name``, ``key`` (canonical name), ``model``, ``config``, ``parameters``, ``macs`` (multiply-adds per
     patch), ``memory_bytes`` (weights and activations alive at once), ``latency_ms`` (median of batch 1, with quartiles,
     device, runtime, threads and version), and for each measure, such as Dice, ``dice`` (mean over labels of the mean
-    over cases, nnU-Net's foreground mean), ``dice_interval`` (95 % confidence interval of the mean over cases; None
-    where there are fewer than two), ``dice_per_label`` and ``dice_per_case``.
+    over cases, nnU-Net's foreground mean), ``dice_interval`` (its 95 % confidence interval over cases; None where
+    there are fewer than two), ``dice_per_label`` and ``dice_per_case``.
 
     Several processes and machines may work on one table: a subnet that another one is evaluating comes last, and is
     evaluated here if the other one dies.
@@ -178,10 +178,9 @@ def split_cases(cases: Iterable[str]) -> tuple[list[str], list[str]]:
 def _summary(measures: Mapping[str, Scores]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for measure, scores in measures.items():
-        labels = sorted({label for values in scores.values() for label in values})
-        per_label = {label: _mean(values[label] for values in scores.values()) for label in labels}
+        per_label = _per_label(list(scores.values()))
         per_case = {case: _mean(values.values()) for case, values in scores.items()}
-        interval = mean_interval([value for value in per_case.values() if value is not None])
+        interval = _interval([scores[case] for case, value in per_case.items() if value is not None])
         row |= {
             measure: _mean(per_label.values()),
             f"{measure}_interval": interval and list(interval),
@@ -191,8 +190,25 @@ def _summary(measures: Mapping[str, Scores]) -> dict[str, Any]:
     return row
 
 
+def _per_label(cases: Sequence[Mapping[Any, float | None]]) -> dict[Any, float | None]:
+    """The mean over cases of each label that any of them names."""
+    labels = sorted({label for values in cases for label in values})
+    return {label: _mean(values[label] for values in cases) for label in labels}
+
+
+def _interval(cases: Sequence[Mapping[Any, float | None]]) -> tuple[float, float] | None:
+    """How sure the mean over labels of the mean over cases is; where no case lacks a label, that over cases."""
+    if all(_present(value) for values in cases for value in values.values()):
+        return mean_interval([_mean(values.values()) for values in cases])
+    return jackknife_interval(cases, lambda some: _mean(_per_label(some).values()))
+
+
+def _present(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
-    present = [value for value in values if value is not None and not math.isnan(value)]
+    present = [value for value in values if _present(value)]
     return sum(present) / len(present) if present else None
 
 

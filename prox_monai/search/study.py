@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prox_monai.evaluation.table import mend_lines
+from prox_monai.evaluation.table import mend_lines, read_lines
 from prox_monai.search.pareto import pareto_front
 from prox_monai.search.proposal import make_sampler
 from prox_monai.search.workers import give_up, next_trial, requeue_stale
@@ -198,6 +198,7 @@ class _Scores:
 
 def _evolve(study: Study, problem: Problem, scores: _Scores, trials: int, seed: int) -> None:
     """Try subnets until the study has enough of them, other processes' included."""
+    from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
     requeue_stale(study)
@@ -215,6 +216,8 @@ def _evolve(study: Study, problem: Problem, scores: _Scores, trials: int, seed: 
             study.sampler, first = _sampler(problem, scores, seed, trial.number), False
         try:
             _try(study, trial, problem, scores)
+        except UpdateFinishedTrialError:  # it took so long that another machine has taken it over
+            continue
         except BaseException:
             give_up(study, trial, trial.params)
             raise
@@ -229,7 +232,7 @@ def _try(study: Study, trial: Trial, problem: Problem, scores: _Scores) -> None:
     if dice is not None:
         trial.set_constraint("dice", problem.min_dice - dice)
         trial.set_user_attr("dice", dice)
-    study.tell(trial, [costs[problem.cost], dice or 0.0])
+    study.tell(trial, [costs[problem.cost], dice or 0.0], skip_if_finished=True)
 
 
 def _take_over(study: Study, problem: Problem, scores: _Scores) -> None:
@@ -262,12 +265,13 @@ def _study(problem: Problem, storage: str | Path | None, model: str) -> Study:
         import optuna
     except ImportError as error:
         raise ImportError('search needs Optuna: pip install "prox-monai[search]"') from error
-    study = optuna.create_study(
-        study_name=model,
-        storage=_opened(storage),
-        directions=["minimize", "maximize"],
-        load_if_exists=True,
-    )
+    opened = _opened(storage)
+    try:
+        study = optuna.create_study(
+            study_name=model, storage=opened, directions=["minimize", "maximize"], load_if_exists=True
+        )
+    except Exception as error:  # of whatever database the URL names
+        raise ValueError(f"storage {storage} cannot be opened: {error}") from error
     stored, asked = study.user_attrs.get("problem"), problem.to_dict()
     if stored is None:
         study.set_user_attr("problem", asked)
@@ -294,6 +298,8 @@ def _opened(storage: str | Path | None) -> Any:
     lock.acquire()
     try:
         mend_lines(storage)
+        if any("op_code" not in entry for entry in read_lines(storage)):
+            raise ValueError("an entry is no operation of Optuna's.")
     except ValueError as error:
         raise ValueError(
             f"storage must be an Optuna URL, such as sqlite:///study.db, or the path of a journal; {storage} is no "

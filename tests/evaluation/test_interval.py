@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import statistics
 import sys
 
 import pytest
 
-from prox_monai.evaluation.interval import mean_interval
+from prox_monai.evaluation.interval import jackknife_interval, mean_interval
 
 
 def test_closed_form():
@@ -28,3 +29,15 @@ def test_without_scipy(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(ImportError, match=r'an interval needs SciPy: pip install "prox-monai\[nnunet\]"'):
         mean_interval([1.0, 2.0])
+
+
+def test_of_a_mean_the_jackknife_is_students_interval():
+    values = [1.0, 2.0, 3.0, 7.0]
+    assert jackknife_interval(values, statistics.fmean) == pytest.approx(mean_interval(values))
+    assert jackknife_interval([1.0], statistics.fmean) is None
+
+
+def test_the_jackknife_has_the_spread_of_the_statistic():
+    """Of a sum over three values it is three times that of their mean."""
+    low, high = jackknife_interval([1.0, 2.0, 3.0], lambda some: 3 * statistics.fmean(some))
+    assert (low, high) == pytest.approx([3 * end for end in mean_interval([1.0, 2.0, 3.0])])

@@ -9,7 +9,7 @@ import pytest
 from prox_monai.evaluation.cost import multiply_adds, parameters
 from prox_monai.evaluation.memory import tensor_bytes
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
-from prox_monai.evaluation.subnets import evaluate_subnets, read_rows, split_cases
+from prox_monai.evaluation.subnets import _summary, evaluate_subnets, read_rows, split_cases
 from prox_monai.evaluation.table import SharedRows
 from prox_monai.space import SubnetConfig
 
@@ -68,7 +68,17 @@ def test_a_row_says_everything(evaluate, classifier):
     assert row["dice_per_label"] == {"1": pytest.approx(0.6), "2": 0.9}
     assert row["dice"] == pytest.approx(0.75)
     assert row["dice_per_case"] == {"a": pytest.approx(0.7), "b": 0.7}
-    assert row["dice_interval"] == pytest.approx([0.7, 0.7])
+    assert row["dice_interval"] == pytest.approx([0.75, 0.75])  # .7 without either: by the jackknife there is no spread
+
+
+def test_the_interval_is_that_of_the_mean_beside_it():
+    """A rare label that is found in none of its few cases lowers the mean, and the interval with it."""
+    cases = {f"case{i}": {"1": 0.9 + 0.001 * i, "2": 0.1 + 0.1 * i if i < 3 else math.nan} for i in range(20)}
+    row = _summary({"dice": cases})
+    low, high = row["dice_interval"]
+    assert row["dice"] == pytest.approx((0.9095 + 0.2) / 2)
+    assert low < row["dice"] < high
+    assert high < 0.8
 
 
 def test_rows_in_the_file_are_the_rows_returned(evaluate, tmp_path):

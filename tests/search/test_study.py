@@ -13,7 +13,8 @@ import pytest
 from prox_monai.search import workers
 from prox_monai.search.pareto import pareto_front
 from prox_monai.search.sampling import random_subnets
-from prox_monai.search.study import Problem, search
+from prox_monai.search.study import Problem, _study, search
+from prox_monai.search.workers import give_up
 from prox_monai.space import SearchSpace, SubnetConfig
 
 optuna = pytest.importorskip("optuna")
@@ -211,7 +212,7 @@ def test_a_search_that_was_broken_off_goes_on(tmp_path, make):
     assert third.asked == []
 
 
-@pytest.mark.parametrize("content", [b"SQLite format 3\0 and much more", b"my notes"])
+@pytest.mark.parametrize("content", [b"SQLite format 3\0 and much more", b"my notes", b'{"name": "of a table"}\n'])
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
     """A database is given by its URL; its path is an easy slip."""
     storage = tmp_path / "study.db"
@@ -219,6 +220,32 @@ def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
     with pytest.raises(ValueError, match=r"storage must be an Optuna URL, such as sqlite.*study.db is no journal"):
         search(problem(SMALL), trials=4, storage=storage)
     assert storage.read_bytes() == content
+
+
+@pytest.mark.parametrize("url", ["sqlite:////missing/folder/study.db", "nothing://here"])
+def test_a_database_that_cannot_be_opened_is_named(url):
+    with pytest.raises(ValueError, match=f"storage {url} cannot be opened: "):
+        search(problem(SMALL, Score()), trials=2, storage=url)
+
+
+def test_a_trial_that_another_machine_has_taken_over_is_left_to_it(tmp_path):
+    """Its subnet took longer than what other machines wait."""
+    storage, taken, scorer = tmp_path / "study", [], Score()
+
+    def slow(config):
+        if not taken:
+            taken.append(config)
+            other = _study(problem(SMALL, scorer), storage, "supernet")
+            (running,) = other.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+            give_up(other, running.number, running.system_attrs.get("fixed_params", {}) | running.params)
+        return scorer(config)
+
+    found = search(problem(SMALL, slow), trials=6, storage=storage)
+    trials = _study(problem(SMALL, scorer), storage, "supernet").get_trials()
+    states = [trial.state.name for trial in trials]
+    assert (states.count("FAIL"), states.count("COMPLETE")) == (1, 6)
+    assert len(scorer.asked) == len(set(scorer.asked))
+    assert found
 
 
 @pytest.mark.parametrize("trials", [64, 10], ids=["enumerated", "evolved"])

@@ -73,11 +73,12 @@ class Compression:
             RuntimeError: When it is above the limit; the message says what else can be tried.
         """
         if not drop <= self.max_dice_drop:
-            tries = ["a higher --max-dice-drop"]
-            if not self.finetune:
-                tries.insert(0, "--finetune" + " instead of --accuracy-aware" * self.accuracy_aware)
+            tries = []
             if self.precision == "int8" and not self.accuracy_aware:
-                tries.insert(0, "--accuracy-aware" + " instead of --finetune" * (self.finetune > 0))
+                tries.append("--accuracy-aware" + " instead of --finetune" * (self.finetune > 0))
+            if not self.finetune:
+                tries.append("--finetune" + " instead of --accuracy-aware" * self.accuracy_aware)
+            tries = [f"prox-monai export with {' or '.join(tries)},"] * bool(tries) + ["a higher --max-dice-drop"]
             raise RuntimeError(
                 f"the mean Dice of {what} is {drop:.4f} below the plain subnet's on {cases} cases of the tuning half "
                 f"(allowed: {self.max_dice_drop:g}). Nothing was written. Try {' or '.join(tries)}."

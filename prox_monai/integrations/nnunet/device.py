@@ -88,7 +88,7 @@ def subnet_for_device(
         FileExistsError: When the folder holds something else where results go.
         FileNotFoundError: When the preprocessed data or their split are not there.
         ValueError: When there is no limit, no subnet meets the limits, or the folder holds results of another model.
-        RuntimeError: When the exported form differs from the plain subnet by more than is allowed.
+        RuntimeError: When the exported form differs from the plain subnet by more than is allowed, made now or before.
     """
     if not (wanted.at_most or wanted.min_dice):
         raise ValueError("give a limit of latency, parameters, multiply-adds, memory or Dice; there is none.")
@@ -110,6 +110,8 @@ def subnet_for_device(
         with torch_threads(threads):  # of the comparison
             deploy(model, chosen.config, format, folder, cases=cases, compression=compression)
     description = read_description(folder)
+    if (dice := description.checks.get("dice")) is not None:
+        compression.check(dice["plain"] - dice["exported"], str(folder), dice["cases"])
     config = model.space.largest()
     (largest,) = evaluate_trained(model, [("largest", config)], preprocessed, output / _LARGEST, repeats=0)
     rows = _as_exported(row, description, runtime), largest, planned_costs(model)

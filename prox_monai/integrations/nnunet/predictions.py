@@ -29,7 +29,7 @@ class Output:
 
     Raises:
         FileExistsError: When the target holds anything that is not a prediction of this model, or one of other images
-            under the name of a case, and ``overwrite`` is not set.
+            under the name of a case, and ``overwrite`` is not set; in any case where it is an exported model.
     """
 
     def __init__(
@@ -95,6 +95,11 @@ class Output:
     def _others(self) -> dict[str, Any]:
         """Return the record of what this model has predicted before of other cases; all else is done again."""
         record = {} if self.is_file else self._record()
+        if record.get("kind", _KIND) != _KIND:
+            raise FileExistsError(
+                f"{self.target} is an exported model, whose description in {RECORD} predictions would replace; give "
+                f"another folder."
+            )
         known = record["cases"] if record.get("kind") == _KIND and record["model"] == self._about else {}
         return {case: figures for case, figures in known.items() if case not in self._images}
 

@@ -63,7 +63,7 @@ def test_too_large_a_drop_names_what_can_be_tried(int8, monkeypatch):
         return 0.9 - 0.1 * isinstance(network, RuntimeNetwork)
 
     monkeypatch.setattr(Cases, "dice", dice)
-    message = r"0.1000 below .*Try --accuracy-aware or --finetune or a higher --max-dice-drop"
+    message = r"0.1000 below .*Try prox-monai export with --accuracy-aware or --finetune, or a higher --max-dice-drop"
     with pytest.raises(RuntimeError, match=message):
         int8()
 
@@ -71,12 +71,12 @@ def test_too_large_a_drop_names_what_can_be_tried(int8, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "tries"),
     [
-        ({"precision": "fp16"}, "--finetune or a higher --max-dice-drop"),
+        ({"precision": "fp16"}, "prox-monai export with --finetune, or a higher --max-dice-drop"),
         ({"precision": "fp16", "finetune": 1}, "a higher --max-dice-drop"),
-        ({"precision": "int8", "finetune": 1}, "--accuracy-aware instead of --finetune or a higher --max-dice-drop"),
+        ({"precision": "int8", "finetune": 1}, "prox-monai export with --accuracy-aware instead of --finetune, or"),
         (
             {"precision": "int8", "accuracy_aware": True},
-            "--finetune instead of --accuracy-aware or a higher --max-dice-",
+            "prox-monai export with --finetune instead of --accuracy-aware, or",
         ),
     ],
 )

@@ -67,6 +67,13 @@ def test_a_limit_in_milliseconds(cli, tmp_path):
     assert cli(*arguments)[0] == 0  # all of it is there
     assert {path: path.read_bytes() for path in before} == before
 
+    described = json.loads((folder / "prox_monai.json").read_text())
+    described["checks"]["dice"]["exported"] = described["checks"]["dice"]["plain"] - 0.2
+    (folder / "prox_monai.json").write_text(json.dumps(described))
+    code, _, error = cli(*arguments[:3], 0.1, *arguments[4:])
+    assert code == 2
+    assert f"the mean Dice of {folder} is 0.2000 below the plain subnet's" in error
+
 
 def test_what_is_slower_here_than_by_the_table_is_told(caplog):
     device._warn_of_latency(10.5, 6.0)

@@ -111,3 +111,11 @@ def test_a_target_that_is_some_file(tmp_path):
 def test_nothing_is_written_before_it_is_prepared(tmp_path):
     Output(tmp_path / "out", ENDING, ABOUT, IMAGES)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_description_of_an_exported_model_is_not_overwritten(tmp_path):
+    (tmp_path / RECORD).write_text('{"kind": "prox_monai/exported"}')
+    for overwrite in (True, False):
+        with pytest.raises(FileExistsError):
+            Output(tmp_path, ENDING, ABOUT, IMAGES, overwrite=overwrite)
+    assert (tmp_path / RECORD).read_text() == '{"kind": "prox_monai/exported"}'
