@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,6 +128,16 @@ def test_a_result_that_was_removed_is_made_again(finished, data, monkeypatch):
 def test_other_data_are_refused(finished, data):
     with pytest.raises(ValueError, match=rf"holds a demo on {data}, this one is on synthetic data; give another"):
         tiny(None, finished.output)
+
+
+def test_data_in_the_default_folder_are_not_moved_away(begin, tmp_path):
+    begin(None)
+    (own,) = Path("runs/demo/data").glob("*/dataset.json")
+    shutil.copytree(own.parent, tmp_path / "runs" / "demo" / "data" / "TaskCopy")
+    with pytest.raises(ValueError, match=r"data must not lie in runs/demo, which holds the demo on synthetic data, "):
+        begin("runs/demo/data/TaskCopy")
+    assert own.exists()
+    assert not Path("runs/demo-1").exists()
 
 
 @pytest.fixture

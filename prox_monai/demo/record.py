@@ -80,10 +80,16 @@ class Record:
 
 
 def set_aside(folder: Path, data: str) -> None:
-    """Move a demonstration on other data, finished or begun, to the first free ``<folder>-<number>``."""
+    """Move a demonstration on other data, finished or begun, to the first free ``<folder>-<number>``.
+
+    Raises:
+        ValueError: When the data would be moved with it.
+    """
     path = folder / "demo.json"
     if not path.exists() or (other := json.loads(path.read_text())["data"]) == data:
         return
+    if Path(data).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"data must not lie in {folder}, which holds the demo on {other}, got {data}; give --output.")
     free = (folder.with_name(f"{folder.name}-{number}") for number in count(1))
     before, aside = folder.resolve(), folder.rename(next(path for path in free if not path.exists()))
     for link in filter(Path.is_symlink, aside.rglob("*.nii.gz")):

@@ -47,40 +47,6 @@ class Latency:
     torch_version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a network costs for one image.
-
-    Args:
-        parameters: number of parameters.
-        multiply_adds: multiply-adds of one forward pass.
-        latency: time of one forward pass.
-        peak_memory_bytes: weights and activations at their peak, in bytes.
-    """
-
-    parameters: int
-    multiply_adds: int
-    latency: Latency
-    peak_memory_bytes: int
-
-
-def measure(
-    network: nn.Module,
-    input_shape: Sequence[int],
-    *,
-    device: torch.device | str = "cpu",
-    repeats: int = 20,
-    warmup: int = 5,
-) -> Cost:
-    """Measure everything that a network costs; see the functions of this module."""
-    return Cost(
-        parameters=parameters(network),
-        multiply_adds=multiply_adds(network, input_shape),
-        latency=latency(network, input_shape, device=device, repeats=repeats, warmup=warmup),
-        peak_memory_bytes=peak_memory_bytes(network, input_shape, device=device),
-    )
-
-
 def parameters(network: nn.Module) -> int:
     """Count the parameters; one that is registered twice counts once."""
     return sum(parameter.numel() for parameter in network.parameters())

@@ -59,6 +59,7 @@ def test_it_predicts_the_same_without_this_package(name, request, tmp_path, capl
     assert [path.name for path in (tmp_path / "plain" / "models").iterdir()] == [form]
     metadata = json.loads((tmp_path / "plain" / "configs" / "metadata.json").read_text())
     assert metadata["subnet"] == config.to_dict()
+    assert "eval_metrics" not in metadata  # those of the family
     assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [16, 16, 16]  # that of this training
     assert "prox-monai" not in metadata["required_packages_version"]
     assert "prox_monai" not in (tmp_path / "plain" / "configs" / "inference.json").read_text()
@@ -109,6 +110,7 @@ def test_torchscript_holds_the_configuration_of_inference(bundle, tmp_path):
 def test_settings_of_the_training_are_left_out(bundle, tmp_path):
     """Those that inference does not have: what they refer to is not there, either."""
     settings = {"preset": "plus", "epochs": 6, "save_interval": "@val_interval", "overlap": 0.25}
+    settings["dataset_dir"] = "/data/prox_study/images"  # a place may be called anything
     (tmp_path / "quick.json").write_text(json.dumps(settings))
     export_bundle(bundle, tmp_path / "plain", subnet="smallest", configs=[tmp_path / "quick.json"])
     shipped, plain = (json.loads((f / "configs" / "inference.json").read_text()) for f in (bundle, tmp_path / "plain"))

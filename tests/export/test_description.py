@@ -94,6 +94,13 @@ def test_an_unknown_value(folder, field, value):
         read_description(folder)
 
 
+@pytest.mark.parametrize(("field", "value"), [("files", []), ("files", {}), ("input_shape", 3), ("source", None)])
+def test_a_value_of_another_kind(folder, field, value):
+    change(folder, **{field: value})
+    with pytest.raises(ValueError, match=rf"{field} in .* must be a (dict|list) that is not empty, got "):
+        read_description(folder)
+
+
 def test_a_kind_alone_is_not_a_description(folder):
     (folder / FILE).write_text('{"kind": "prox_monai/exported"}')
     with pytest.raises(ValueError, match="has missing or unknown fields: .*version"):

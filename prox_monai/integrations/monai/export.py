@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,8 @@ A subnet of the elastic network of the bundle `{bundle}`, as a network of its ow
 `configs/metadata.json` has its depth, width, kernel and resolution, and what must be installed.
 """
 _DROPPED = ("CheckChannelsd", "CheckLabelsd")
+_PLUGIN = re.compile(r"prox_monai|\bprox\.")
+_PLACES = ("dataset_dir", "output_dir")  # which people name as they like
 
 
 def export_bundle(
@@ -131,10 +134,9 @@ def _write_plain(
         plain["network_def"] = "$torch.jit.load(@ckpt_dir + '/model.ts', map_location=@device)"
     plain["handlers"] = [loader, *handlers] if stock else handlers
     _describe(metadata, config, supernet.active, stock=stock)
-    text = json.dumps(plain, indent=4)
-    if "prox" in text:
+    if _PLUGIN.search(json.dumps({key: value for key, value in plain.items() if key not in _PLACES})):
         raise RuntimeError("inference.json names something of prox_monai that a plain bundle cannot hold.")
-    inference_file(folder).write_text(text, encoding="utf-8")
+    inference_file(folder).write_text(json.dumps(plain, indent=4), encoding="utf-8")
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4), encoding="utf-8")
     if not stock:
         _torchscript(network, supernet.architecture, metadata, folder)
@@ -211,7 +213,7 @@ def _describe(metadata: dict[str, Any], config: Mapping[str, Any], subnet: Subne
     packages.pop("prox-monai", None)
     if stock:
         packages[PACKAGE] = _installed(PACKAGE)
-    for key in ("search_space", "subnets"):
+    for key in ("search_space", "subnets", "eval_metrics"):  # of the family
         metadata.pop(key, None)
     metadata["name"] = f"{metadata['name']}, subnet {subnet}"
     metadata["description"] = f"The subnet {subnet} of an elastic network, as a network of its own"

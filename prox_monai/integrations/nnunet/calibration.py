@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from prox_monai.data.json_file import read_json
 from prox_monai.integrations.nnunet.scoring import CaseScorer, mean_dice
 from prox_monai.integrations.nnunet.trained import TrainedModel
 from prox_monai.integrations.nnunet.unseen import preprocessed_folder, unseen_cases
@@ -93,7 +93,7 @@ def cases_of(model: TrainedModel, environment: Mapping[str, str]) -> Cases:
     """
     preprocessed = preprocessed_folder(model, environment)
     tuning, reporting = (tuple(unseen_cases(preprocessed, model.fold, half)) for half in ("tuning", "reporting"))
-    splits = json.loads((preprocessed / "splits_final.json").read_text())
+    splits = read_json(preprocessed / "splits_final.json")
     raw = Path(environment["nnUNet_raw"], model.plans["dataset_name"]) if environment.get("nnUNet_raw") else None
     training = tuple(splits[int(model.fold)]["train"])
     return Cases(model, preprocessed, training, tuning, reporting, raw if raw is not None and raw.is_dir() else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from prox_monai.export.runtimes import make_runtime
 from prox_monai.integrations.nnunet.checkpoint import read_stock
 from prox_monai.integrations.nnunet.describing import check_described
 from prox_monai.integrations.nnunet.planned import planned_module
-from prox_monai.integrations.nnunet.trained import TrainedModel
+from prox_monai.integrations.nnunet.trained import TrainedModel, read_model_files
 from prox_monai.space import SubnetConfig
 
 _CHECKPOINT = "checkpoint_final.pth"
@@ -101,7 +100,7 @@ def from_exported(folder: str | Path, threads: int | None = None) -> Deployed:
     """
     folder = Path(folder)
     description, network = load_exported(folder, threads)
-    plans, dataset_json = (json.loads((folder / name).read_text()) for name in ("plans.json", "dataset.json"))
+    plans, dataset_json = read_model_files(folder)
     check_described(description, plans, dataset_json)
     axes = description.preprocessing["mirroring_axes"]
     about = {
@@ -165,8 +164,7 @@ def from_stock(folder: str | Path, fold: int | str = 0) -> Deployed:
         if not needed.is_file():
             raise FileNotFoundError(f"{needed} does not exist; {folder} should be a model folder of nnU-Net.")
     content = read_stock(path)
-    plans = json.loads((folder / "plans.json").read_text())
-    dataset_json = json.loads((folder / "dataset.json").read_text())
+    plans, dataset_json = read_model_files(folder)
     name = content["init_args"]["configuration"]
     network = planned_module(PlansManager(plans), name, dataset_json)
     network.load_state_dict(content["network_weights"])

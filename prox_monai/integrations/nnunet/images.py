@@ -71,7 +71,8 @@ def find_cases(source: str | Path, file_ending: str, channels: int) -> list[Case
         raise ValueError(f"{source} must end in {file_ending}, as the images that the model was trained on.")
     folder = source if source.is_dir() else source.parent
     candidates = [source] if source.is_file() and channels == 1 else folder.iterdir()
-    files = sorted(path for path in candidates if path.name.endswith(file_ending) and path.is_file())
+    named = (path for path in candidates if path.name.endswith(file_ending) and not path.name.startswith("."))
+    files = sorted(path for path in named if path.is_file())
     groups = _grouped({path.name[: -len(file_ending)]: path for path in files}, channels)
     if source.is_file():
         groups = {case: group for case, group in groups.items() if source in (path for _, path in group)}

@@ -139,6 +139,8 @@ def _of_one(
         option = f"--{choice.given[0].replace('_', '-')}" if choice.given else "--runtime"
         raise ValueError(f"{folder} holds one subnet in one form, {option} has no say; give a folder of ProXTrainer.")
     if kind_of(folder, fold) == "exported":
+        if str(fold) != "0":
+            raise ValueError(f"{folder} holds one subnet in one form, --fold has no say; leave it out.")
         deployed = from_exported(folder, threads)
     else:
         deployed = from_stock(folder, fold)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -21,6 +20,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from prox_monai.data.json_file import read_json
 from prox_monai.evaluation.surface import surface_scores
 from prox_monai.integrations.nnunet.ready import Ready
 
@@ -217,7 +217,7 @@ def fold_cases(preprocessed: str | Path, fold: int | str) -> list[str]:
     path = Path(preprocessed, "splits_final.json")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; nnU-Net writes it when a training begins.")
-    splits = json.loads(path.read_text())
+    splits = read_json(path)
     if fold == "all" or not 0 <= int(fold) < len(splits):
         raise ValueError(f"fold must be in 0 ... {len(splits) - 1} to have unseen cases, got {fold}.")
     return sorted(splits[int(fold)]["val"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager, deter
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from prox_monai.data.json_file import read_json
 from prox_monai.elastic import Supernet
 from prox_monai.elastic.resolution import AtResolution
 from prox_monai.evaluation.multiply_adds import MultiplyAdds
@@ -78,6 +78,17 @@ class TrainedModel:
         return (network.network if isinstance(network, AtResolution) else network).eval()
 
 
+def read_model_files(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the plans and the ``dataset.json`` of a model folder.
+
+    Raises:
+        FileNotFoundError: When one is missing.
+        ValueError: When one is damaged.
+    """
+    plans = read_json(Path(folder, "plans.json"), "plans_name", "configurations")
+    return plans, read_json(Path(folder, "dataset.json"), "labels", "file_ending")
+
+
 def load_trained(folder: str | Path, fold: int | str = 0, checkpoint: str = "checkpoint_final.pth") -> TrainedModel:
     """Read one fold of a model folder.
 
@@ -91,8 +102,7 @@ def load_trained(folder: str | Path, fold: int | str = 0, checkpoint: str = "che
         if not needed.is_file():
             raise FileNotFoundError(f"{needed} does not exist; {folder} should be a model folder of ProXTrainer.")
     content = read_checkpoint(path)
-    plans = json.loads((folder / "plans.json").read_text())
-    dataset_json = json.loads((folder / "dataset.json").read_text())
+    plans, dataset_json = read_model_files(folder)
     name = content["init_args"]["configuration"]
     manager = PlansManager(plans)
     supernet = ProXTrainer.build_network_architecture(

@@ -18,7 +18,6 @@ from prox_monai.space import SubnetConfig
 
 Half = Literal["tuning", "reporting", "both"]
 Evaluator = Callable[[Iterable[tuple[str, SubnetConfig]]], Iterator[dict[str, Any]]]
-HALVES: tuple[Half, ...] = ("tuning", "reporting", "both")
 
 
 def preprocessed_folder(model: TrainedModel, environment: Mapping[str, str]) -> Path:

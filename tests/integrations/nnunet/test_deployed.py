@@ -12,6 +12,7 @@ import torch
 from prox_monai.integrations.nnunet.deploy import deploy
 from prox_monai.integrations.nnunet.deployed import from_exported, from_stock, from_trained, kind_of
 from prox_monai.integrations.nnunet.export import export_stock
+from prox_monai.integrations.nnunet.trained import load_trained
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +37,22 @@ def test_kinds(root, finished, tmp_path):
         kind_of(tmp_path)
     with pytest.raises(FileNotFoundError, match="nor fold_3/checkpoint_final.pth of nnU-Net"):
         kind_of(finished.parent, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("plans.json", "{", "plans.json is damaged"),
+        ("plans.json", "[]", "plans.json must hold an object with plans_name, configurations, got list"),
+        ("dataset.json", "{}", "dataset.json lacks labels, file_ending"),
+    ],
+)
+def test_a_damaged_file_of_a_model_is_named(root, finished, tmp_path, name, content, message):
+    for read, folder in ((from_stock, root / "stock"), (load_trained, finished.parent)):
+        copy = shutil.copytree(folder, tmp_path / folder.name)
+        (copy / name).write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read(copy)
 
 
 def test_all_of_them_are_the_same_subnet(root, varied, config):

@@ -34,7 +34,7 @@ def write(tmp_path):
 
 
 def test_cases_of_one_channel_may_be_called_anything(tmp_path, write):
-    for name in ("a_0000.nii.gz", "b.nii.gz", "notes.txt", "scan_2023.nii.gz", "scan_2024.nii.gz"):
+    for name in ("a_0000.nii.gz", "b.nii.gz", "notes.txt", "scan_2023.nii.gz", "scan_2024.nii.gz", "._b.nii.gz"):
         (tmp_path / name).write_bytes(b"")
     assert [case.name for case in find_cases(tmp_path, ".nii.gz", 1)] == ["a", "b", "scan_2023", "scan_2024"]
     assert [case.name for case in find_cases(tmp_path / "scan_2024.nii.gz", ".nii.gz", 1)] == ["scan_2024"]

@@ -239,6 +239,8 @@ def test_a_budget_per_case_picks_the_subnet(budget, mirror, name, model, finishe
 
 
 def test_an_exported_model_leaves_no_choice(exported, images, tmp_path):
+    with pytest.raises(ValueError, match="holds one subnet in one form, --fold has no say; leave it out"):
+        prepare_prediction(exported / "torch", images, tmp_path / "out", fold=3)
     with pytest.raises(ValueError, match="holds one subnet in one form, --budget-s has no say; give a folder of P"):
         predict(exported / "torch", images, tmp_path / "out", choice=Choice(budget_s=1, table="rows.jsonl"))
 

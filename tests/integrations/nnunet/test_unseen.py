@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import get_args
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def cli(capsys, *arguments: object) -> tuple[int, str, str]:
 
 def test_halves(preprocessed):
     unseen_by_fold = json.loads((preprocessed / "splits_final.json").read_text())[0]["val"]
-    found = {half: unseen.unseen_cases(preprocessed, 0, half) for half in unseen.HALVES}
+    found = {half: unseen.unseen_cases(preprocessed, 0, half) for half in get_args(unseen.Half)}
     assert found["both"] == sorted(unseen_by_fold)
     assert (found["tuning"], found["reporting"]) == split_cases(unseen_by_fold)
 
