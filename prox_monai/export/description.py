@@ -14,6 +14,7 @@ from prox_monai.export.formats import FORMATS, PRECISIONS
 
 FILE = "prox_monai.json"
 _KIND, _VERSION = "prox_monai/exported", 1
+_FILLED = ("files", "input_shape")
 _KINDS = {"files": dict, "input_shape": list, "preprocessing": dict, "labels": dict, "source": dict}
 
 
@@ -112,7 +113,7 @@ def _parsed(path: Path) -> Description:
         if content[field] not in allowed:
             raise ValueError(f"{field} in {path} must be one of {', '.join(allowed)}, got {content[field]!r}.")
     for field, kind in _KINDS.items():
-        if not isinstance(content[field], kind) or not content[field]:
-            raise ValueError(f"{field} in {path} must be a {kind.__name__} that is not empty, got {content[field]!r}.")
+        if not isinstance(content[field], kind) or (field in _FILLED and not content[field]):
+            raise ValueError(f"{field} in {path} must be a filled {kind.__name__}, got {content[field]!r}.")
     values = {name: content[name] for name in fields}
     return Description(**values | {"input_shape": tuple(content["input_shape"])})

@@ -97,7 +97,7 @@ def test_an_unknown_value(folder, field, value):
 @pytest.mark.parametrize(("field", "value"), [("files", []), ("files", {}), ("input_shape", 3), ("source", None)])
 def test_a_value_of_another_kind(folder, field, value):
     change(folder, **{field: value})
-    with pytest.raises(ValueError, match=rf"{field} in .* must be a (dict|list) that is not empty, got "):
+    with pytest.raises(ValueError, match=rf"{field} in .* must be a filled (dict|list), got "):
         read_description(folder)
 
 
