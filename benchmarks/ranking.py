@@ -197,7 +197,7 @@ def keeper(output: Path, published: Path, *, take: bool) -> Callable[[Path], Non
 
 
 def train(units: Sequence[Unit], workplace: Workplace, jobs: int, keep: Callable[[Path], None]) -> None:
-    """Run all units, ``jobs`` trainings at a time, and keep each; the first that fails ends it."""
+    """Run all units, ``jobs`` trainings at a time, and keep each; the first that fails ends all, as an interruption."""
     missing = [unit for unit in units if unit.result is None]
     logger.info("%d of %d stand-alone trainings are done", len(units) - len(missing), len(units))
     with ThreadPoolExecutor(jobs) as pool:
@@ -208,8 +208,10 @@ def train(units: Sequence[Unit], workplace: Workplace, jobs: int, keep: Callable
                 dice = evaluate_unit(unit, workplace, 0)["dice"]["mean"]
                 keep(unit.folder)
                 logger.info("%d of %d: %s, seed %d: %.3f", number, len(missing), unit.method.name, unit.seed, dice)
-        finally:
+        except BaseException:
+            workplace.stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def compare(extracted: Sequence[Sequence[float]], alone: Sequence[Sequence[float]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,7 +45,7 @@ class Workplace:
     """
 
     def __init__(self, data: str, output: Path, device: str = "auto", half: Half = "reporting") -> None:
-        self.output, self.half = output.absolute(), half
+        self.output, self.half, self.stopped = output.absolute(), half, Event()
         self.device = choose_device(device)
         demo = Demo(data, self.output, self.device, cases=0, subnets=0)
         record = Record(self.output, demo.source, "bench")
@@ -77,6 +78,7 @@ class Workplace:
 
         Raises:
             RuntimeError: When the command fails.
+            KeyboardInterrupt: When ``stopped`` is set, as another thread does that ends; the command ends, too.
         """
         folder, trainer = self.fold_folder(unit), unit.method.trainer
         final = folder / "checkpoint_final.pth"
@@ -97,8 +99,13 @@ class Workplace:
                 "PROX_STOCK" if unit.method.stock else CONFIG_VARIABLE: str(unit.settings_file),
                 **({"nnUNet_n_proc_DA": "0"} if self.device == "cpu" else {}),
             },
-            show,
+            lambda line: self._show(line, show),
         )
+
+    def _show(self, line: str, show: Callable[[str], None]) -> None:
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
+        show(line)
 
 
 def progress(settings: dict[str, Any]) -> TrainingProgress:

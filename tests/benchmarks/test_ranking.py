@@ -91,8 +91,25 @@ def test_several_trainings_at_a_time(tmp_path, monkeypatch):
     assert kept == [unit.folder for unit in units]
 
 
+def test_what_ends_one_training_ends_the_others(tmp_path, monkeypatch):
+    place, ended = SimpleNamespace(stopped=threading.Event()), []
+
+    both = threading.Barrier(2, timeout=20)
+
+    def train(unit, *_):
+        both.wait()
+        if unit.method.name == "a":
+            raise KeyboardInterrupt
+        ended.append(place.stopped.wait(20))
+
+    monkeypatch.setattr(ranking, "train_unit", train)
+    with pytest.raises(KeyboardInterrupt):
+        ranking.train([Unit(Method(name, {}), 0, 0, tmp_path) for name in "ab"], place, 2, print)
+    assert ended == [True]
+
+
 def test_the_first_that_fails_ends_it(tmp_path, monkeypatch):
-    begun = []
+    begun, place = [], SimpleNamespace(stopped=threading.Event())
 
     def fail(unit, *_):
         begun.append(unit.method.name)
@@ -101,5 +118,5 @@ def test_the_first_that_fails_ends_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ranking, "train_unit", fail)
     with pytest.raises(RuntimeError, match="a failed"):
-        ranking.train([Unit(Method(name, {}), 0, 0, tmp_path) for name in "abcdefgh"], SimpleNamespace(), 1, print)
+        ranking.train([Unit(Method(name, {}), 0, 0, tmp_path) for name in "abcdefgh"], place, 1, print)
     assert len(begun) < 4

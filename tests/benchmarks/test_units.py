@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -163,6 +164,7 @@ def place(tmp_path, monkeypatch):
     """A workplace whose data are not there, and the commands that it would run."""
     place = object.__new__(Workplace)
     place.output, place.device, place.half, place.dataset = tmp_path, "cpu", "reporting", "Dataset009_Made"
+    place.stopped = threading.Event()
     called = []
     monkeypatch.setattr(workplace_module, "run_stock", lambda *arguments: called.append(arguments))
     return SimpleNamespace(it=place, called=called)
@@ -212,3 +214,15 @@ def test_a_stock_trainer_is_found_beside_ours(place, unit, done):
     ours, theirs = variables["nnUNet_extTrainer"].split(os.pathsep)
     assert os.path.exists(os.path.join(ours, "prox_trainer.py"))
     assert os.path.exists(os.path.join(theirs, "timed_trainer.py"))
+
+
+def test_a_training_ends_where_another_thread_has_ended(unit, place):
+    begun, shown = unit(PLUS), []
+    begun.begin(begun.settings(), 5, "cpu")
+    place.it.train(begun, shown.append)
+    (*_, show) = place.called[0]
+    show("epoch 1")
+    place.it.stopped.set()
+    with pytest.raises(KeyboardInterrupt):
+        show("epoch 2")
+    assert shown == ["epoch 1"]
