@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=range(5),
         help="of nnU-Net's five; default: 1, with --half tuning 0, on which recipes are chosen",
     )
-    parser.add_argument("--half", choices=FOLDS, help="of the unseen cases (default: %(default)s)")
+    help = "of the unseen cases, default: %(default)s; the default output of tuning is runs/bench_tuning"
+    parser.add_argument("--half", choices=FOLDS, help=help)
     parser.add_argument("--threads", type=int, help="CPU threads; all cores unless given")
     parser.add_argument("--published", action="store_true", help="units of benchmarks/results/units are done")
     return run(compare, parser, argv)

@@ -46,7 +46,9 @@ def check_program_archive(path: str | Path) -> None:
     except (zipfile.BadZipFile, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a program of torch.export: {error!r}") from error
     except ValueError as error:
-        raise ValueError(f"{path} is not loaded: {error}") from error
+        raise ValueError(
+            f"{path} is not loaded: {error} What an earlier version of this package wrote is to be exported again."
+        ) from error
 
 
 def _check_member(archive: zipfile.ZipFile, name: str) -> None:

@@ -57,9 +57,10 @@ class Teacher:
         self.config = config
         self.network = network.eval().requires_grad_(False)
         self.stride = stride
-        for layer in filter(lambda module: isinstance(module, _BatchNorm), self.network.modules()):
-            layer.train()
-            layer.track_running_stats = False
+        for module in self.network.modules():
+            if isinstance(module, _BatchNorm):
+                module.train()
+                module.track_running_stats = False
 
     @torch.no_grad()
     def __call__(self, x: Tensor, resolution: float | None = None) -> list[Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
+from prox_monai.data.json_file import read_json
 from prox_monai.elastic import Architecture, check_resolutions
 from prox_monai.space import SearchSpace
 
@@ -36,7 +37,7 @@ def check_bundle_root(bundle_root: str | Path, name: str | None = None) -> None:
             f"bundle_root must be the folder of the bundle, with configs/metadata.json, got {str(bundle_root)!r} in "
             f"{Path.cwd()}; run in the bundle's folder, or give --bundle_root."
         )
-    found = json.loads(metadata.read_text(encoding="utf-8")).get("name")
+    found = read_json(metadata).get("name")
     if name is not None and found != name:
         raise ValueError(
             f"bundle_root must be the folder of the bundle {name!r}, got {str(bundle_root)!r} in {Path.cwd()}, which "
@@ -120,7 +121,7 @@ def check_about(ckpt_dir: str | Path, about: Mapping[str, Any]) -> None:
         ValueError: When something differs: another fold would call training cases unseen.
     """
     path = Path(ckpt_dir, ABOUT)
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    stored = read_json(path) if path.exists() else {}
     for name, given in about.items():
         if name in stored and stored[name] != json.loads(json.dumps(given)):
             raise ValueError(

@@ -73,15 +73,16 @@ class Compression:
             RuntimeError: When it is above the limit; the message says what else can be tried.
         """
         if not drop <= self.max_dice_drop:
-            tries = []
+            options = []
             if self.precision == "int8" and not self.accuracy_aware:
-                tries.append("--accuracy-aware" + " instead of --finetune" * (self.finetune > 0))
+                options.append("--accuracy-aware" + " instead of --finetune" * (self.finetune > 0))
             if not self.finetune:
-                tries.append("--finetune" + " instead of --accuracy-aware" * self.accuracy_aware)
-            tries = [f"prox-monai export with {' or '.join(tries)},"] * bool(tries) + ["a higher --max-dice-drop"]
+                options.append("--finetune" + " instead of --accuracy-aware" * self.accuracy_aware)
+            other = f"prox-monai export with {' or '.join(options)}, or " if options else ""
             raise RuntimeError(
                 f"the mean Dice of {what} is {drop:.4f} below the plain subnet's on {cases} cases of the tuning half "
-                f"(allowed: {self.max_dice_drop:g}). Nothing was written. Try {' or '.join(tries)}."
+                f"(allowed: {self.max_dice_drop:g}). Nothing was written. Try {other}a higher "
+                f"--max-dice-drop."
             )
 
 

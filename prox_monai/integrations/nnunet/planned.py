@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
+from prox_monai.data.json_file import read_json
 from prox_monai.evaluation.cost import device_name, latency, multiply_adds, parameters
 from prox_monai.evaluation.memory import tensor_bytes
 from prox_monai.evaluation.threads import torch_threads
@@ -112,7 +112,7 @@ def validated_dice(fold: Path, cases: Collection[str], ending: str) -> float:
         Path(case["prediction_file"]).name.removesuffix(ending): {
             label: values["Dice"] for label, values in case["metrics"].items()
         }
-        for case in json.loads(path.read_text(encoding="utf-8"))["metric_per_case"]
+        for case in read_json(path, "metric_per_case")["metric_per_case"]
     }
     if missing := sorted(set(cases) - found.keys()):
         raise ValueError(f"{path} lacks {len(missing)} of the cases that subnets were scored on, such as {missing[0]}.")

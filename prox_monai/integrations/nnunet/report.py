@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prox_monai.data.json_file import read_json
 from prox_monai.evaluation.multiply_adds import ALIASES
 from prox_monai.evaluation.subnets import read_rows
 from prox_monai.integrations.nnunet.device_report import (
@@ -103,7 +103,7 @@ def training_section(model: TrainedModel) -> Section:
         f"{'x'.join(f'{step:g}' for step in model.configuration.spacing)} mm. Checkpoint {model.digest}.",
     ]
     if (phases := folder / "phases.json").is_file():
-        parts.append(_phases_table(json.loads(phases.read_text(encoding="utf-8"))))
+        parts.append(_phases_table(read_json(phases)))
     if (progress := folder / "progress.png").is_file():
         parts.append(Picture(progress, "Losses, Dice of random patches, learning rate and cost over the epochs."))
     return Section("Training", tuple(parts))

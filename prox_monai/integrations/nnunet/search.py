@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prox_monai.data.complete import complete_file
+from prox_monai.data.json_file import read_json
 from prox_monai.elastic.resolution import AtResolution
 from prox_monai.elastic.skeleton import build_skeleton
 from prox_monai.evaluation.memory import tensor_bytes
@@ -155,10 +156,7 @@ def read_front(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: When it is damaged.
     """
-    try:
-        front = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    front = read_json(path)
     return front if isinstance(front, dict) else {}
 
 
