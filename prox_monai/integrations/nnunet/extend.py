@@ -49,6 +49,8 @@ def extend(
             not allowed.
     """
     path = Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file; give checkpoint_final.pth of a fold that ProXTrainer has trained.")
     content = read_checkpoint(path)
     settings, schedule = ProXSettings(**content["prox"]["settings"]), schedule_of(content)
     _check_extensible(path, content, settings, schedule)

@@ -145,6 +145,11 @@ def test_what_is_no_extension_is_refused(options, message, finished, tmp_path, c
     assert not output.exists()
 
 
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none.pth is no file; give checkpoint_final.pth of a fold"):
+        extend(tmp_path / "none.pth", {Dimension.DEPTH: (3,)}, 2, tmp_path / "out")
+
+
 def test_a_training_that_is_not_finished_is_refused(finished, tmp_path):
     for name, done in (("phase2", 3), ("smallest", 0)):
         with pytest.raises(ValueError, match=rf"{name}.pth is not the end of a training: {done} of 5 epochs are done"):
