@@ -419,15 +419,7 @@ def reversible_lines(results: Path) -> list[str]:
         result = _read(path)
         base, seconds = result["base"], {row["network"]: row["seconds"] for row in result["sizes"][:4]}
         memory = {row["network"]: row["memory_bytes"] / 2**20 for row in result["sizes"][:4]}
-        rows = [
-            (
-                name,
-                f"{memory[name]:.0f} MiB",
-                *(multiple(fit[name]) for fit in result["fits"].values()),
-                f"x {seconds['reversible'] / seconds[name]:.2f}",
-            )
-            for name in ("stored", "inverted")
-        ]
+        header, align, rows = reversible_table(result)
         rows.append(("published", "", *(_PUBLISHED_REVERSIBLE[fit] for fit in result["fits"]), ""))
         patch = "x".join(map(str, base["patch"]))
         lines += [
@@ -439,17 +431,28 @@ def reversible_lines(results: Path) -> list[str]:
             f"the memory of the same blocks with activations stored, or of inverted residuals that are not coupled, "
             f"a reversible network may have, and what was published of such blocks (Pendse et al. 2020):",
             "",
-            *markdown(
-                ("instead of", "memory", *result["fits"], "time of a step"),
-                "lr" + "r" * len(result["fits"]) + "r",
-                rows,
-            ),
+            *markdown(header, align, rows),
         ]
     return lines
 
 
-def multiple(fit: Mapping[str, Any]) -> str:
-    """Return how many times as large a network is that fits, in words."""
+def reversible_table(result: Mapping[str, Any]) -> tuple[tuple[str, ...], str, list[tuple[str, ...]]]:
+    """Return header, alignment and rows of what a reversible network may have in the memory of the others."""
+    at_base = {row["network"]: row for row in result["sizes"][:4]}
+    rows = [
+        (
+            name,
+            f"{at_base[name]['memory_bytes'] / 2**20:.0f} MiB",
+            *(_multiple(fit[name]) for fit in result["fits"].values()),
+            f"x {at_base['reversible']['seconds'] / at_base[name]['seconds']:.2f}",
+        )
+        for name in ("stored", "inverted")
+    ]
+    return ("instead of", "memory", *result["fits"], "time of a step"), "lr" + "r" * len(result["fits"]) + "r", rows
+
+
+def _multiple(fit: Mapping[str, Any]) -> str:
+    """How many times as large a network is that fits, in words."""
     if fit["times"] is None:
         return "does not fit"
     return f"{'>=' if fit['at_least'] else 'x'} {fit['times']:.2f}"

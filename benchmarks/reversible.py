@@ -39,7 +39,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from device_lines import multiple
+from comparison.markdown import markdown
+from device_lines import reversible_table
 from torch import nn
 
 from prox_monai.evaluation import cost
@@ -244,17 +245,6 @@ def compare(plan: Plan, device: str, threads: int, steps: int) -> dict:
     return {"base": asdict(plan.base), "sizes": rows, "series": series, "fits": fits}
 
 
-def table(result: dict) -> str:
-    """Return the sizes that fit as a Markdown table, and the time of a step against that of the stored networks."""
-    lines = [f"| in the memory of | {' | '.join(result['fits'])} | time of a step |", "|---|" + "---|" * 4]
-    seconds = {row["network"]: row["seconds"] for row in result["sizes"][: len(NETWORKS)]}
-    for name in BUDGETS:
-        found = [fit[name] for fit in result["fits"].values()]
-        cells = [multiple(fit) for fit in found]
-        lines.append(f"| {name} | {' | '.join(cells)} | x {seconds['reversible'] / seconds[name]:.2f} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -275,7 +265,7 @@ def main() -> None:
         },
         **compare(plan, arguments.device, arguments.threads, arguments.steps),
     }
-    print(table(result))
+    print(*markdown(*reversible_table(result)), sep="\n")
     if not arguments.quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"reversible_{arguments.device}.json").write_text(json.dumps(result, indent=2) + "\n")
