@@ -24,7 +24,7 @@ def demo_lines(results: Path) -> list[str]:
     return [
         "",
         f"`{result['command']}`: MSD Task04 (200 cases, CC BY-SA 4.0), fold 0, {result['cases']} unseen cases, whole "
-        f"volumes, hard Dice, no mirroring, one seed; {device['device']}, {device['threads']} threads, torch "
+        f"volumes, hard Dice, no mirroring, one seed; {device['device']}, threads: {device['threads']}, torch "
         f"{device['torch']}. One training of {result['train_seconds'] / 60:.1f} minutes gave them all; the whole demo "
         f"took {minutes:.1f}.",
         "",
@@ -301,7 +301,7 @@ def _bundle_row(name: str, bundle: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         name,
         f"{bundle['data']}, {of}",
-        f"{bundle['machine']['device']}, {bundle['machine']['threads']} threads",
+        f"{bundle['machine']['device']}, threads: {bundle['machine']['threads']}",
         _minutes(bundle["seconds"]["train"]),
         *(_number(bundle["named"][alias]["score"]) for alias in ALIASES),
         f"{drawn['mean']:.3f} ({drawn['min']:.3f} to {drawn['max']:.3f})",

@@ -100,7 +100,7 @@ def _summary(subnet: str, checks: dict, folder: Path) -> str:
         f"  logits     differ by {parity['max_difference']:.2g} at most, labels agree on {parity['agreement']:.2%} of "
         f"the voxels of the worst of {parity['patches']} patches of {parity['patches_of']}",
         f"  latency    {time['exported']:.2f} ms instead of {time['plain']:.2f} ms per patch, "
-        f"{checks['threads']} threads, {checks['runtime']['name']} on {checks['device']}",
+        f"threads: {checks['threads']}, {checks['runtime']['name']} on {checks['device']}",
         f"  size       {size['exported']:.2f} MB instead of {size['plain']:.2f} MB",
     ]
     for name in ("dice", "dice_reporting"):

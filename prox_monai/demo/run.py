@@ -251,7 +251,7 @@ class Demo:
         rows = self.rows
         cases, latency = len(rows[0]["dice_per_case"]), rows[0]["latency"]
         name = "Synthetic data" if self.synthetic else self.dataset.name
-        threads = f", {latency['threads']} threads" if self.device == "cpu" else ""
+        threads = f", threads: {latency['threads']}" if self.device == "cpu" else ""
         return f"{name}: {len(rows)} subnets on {cases} unseen cases\n{latency['device']}{threads}"
 
     @property

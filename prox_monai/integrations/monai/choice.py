@@ -111,7 +111,7 @@ def best_within(rows: Rows, max_latency_ms: float) -> Mapping[str, Any]:
         fastest = min(scored, key=lambda row: row["latency_ms"])
         raise ValueError(
             f"no known subnet has a latency <= {max_latency_ms:g} ms; the fastest, {fastest['key']}, takes "
-            f"{fastest['latency_ms']:.1f} ms on {fastest['latency']['device']}, "
-            f"{fastest['latency']['threads']} threads."
+            f"{fastest['latency_ms']:.1f} ms on {fastest['latency']['device']}, threads: "
+            f"{fastest['latency']['threads']}."
         )
     return max(within, key=lambda row: (row["score"], -row["latency_ms"]))

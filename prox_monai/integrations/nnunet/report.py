@@ -132,7 +132,7 @@ def subnets_section(
     )
     head, *lines = row_cells([*shown, planned])
     marked = frozenset(i for i, row in enumerate(shown) if id(row) in front)
-    where = f"{about['device']}, {about['threads']} threads, torch {about['torch']}"
+    where = f"{about['device']}, threads: {about['threads']}, torch {about['torch']}"
     table = Table(head, tuple(lines), marked, f"The front, marked, and the named subnets; latency on {where}.")
     head, *body = bucket_cells(scored, buckets)
     parts = (
@@ -210,7 +210,7 @@ def _rows(model: TrainedModel, paths: Sequence[Path]) -> list[dict[str, Any]]:
         )
     conditions = {(row["latency"]["device"], row["latency"]["threads"]) for row in rows.values()}
     if len(conditions) > 1:
-        told = " and ".join(sorted(f"{device} with {threads} threads" for device, threads in conditions))
+        told = " and ".join(sorted(f"{device}, threads: {threads}" for device, threads in conditions))
         raise ValueError(f"{', '.join(map(str, paths))} hold latencies that do not compare, of {told}.")
     return list(rows.values())
 

@@ -178,7 +178,7 @@ def check_conditions(path: str | Path, model: TrainedModel, device: str) -> None
 
 
 def _told(conditions: Mapping[str, Any]) -> str:
-    return f"{conditions['device']} with {conditions['threads']} threads and torch {conditions['torch']}"
+    return f"{conditions['device']}, threads: {conditions['threads']}, torch {conditions['torch']}"
 
 
 def _check_rows(

@@ -83,7 +83,7 @@ def test_scores_of_other_cases_or_metrics_are_not_compared():
 
 
 def test_a_budget_that_none_meets_says_what_the_fastest_takes():
-    message = r"no known subnet has a latency <= 0\.5 ms; the fastest, poor, takes 1\.2 ms on processor, 2 threads\."
+    message = r"no known subnet has a latency <= 0\.5 ms; the fastest, poor, takes 1\.2 ms on processor, threads: 2\."
     with pytest.raises(ValueError, match=message):
         best_within([row("slow", 0.9, 30), row("poor", 0.7, 1.23)], 0.5)
 

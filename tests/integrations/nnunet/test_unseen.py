@@ -253,7 +253,7 @@ def test_a_machine_that_began_at_the_same_moment_is_noticed(model, preprocessed,
     named = [("middle", model.multiply_adds().find("middle"))]
     rows = unseen.evaluate_trained(model, named, preprocessed, path, half="both")  # it sees an empty table
     path.write_text(json.dumps(row | {"latency": row["latency"] | {"device": "another machine"}}) + "\n")
-    with pytest.raises(ValueError, match="holds latencies of another machine .* and they do not compare"):
+    with pytest.raises(ValueError, match="holds latencies of another machine, threads: .* and they do not compare"):
         list(rows)
     assert len(path.read_text().splitlines()) == 1
 
