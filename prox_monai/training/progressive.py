@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from prox_monai.elastic import Supernet
 from prox_monai.elastic.reorder import check_reorderable, reorder_channels
-from prox_monai.space import Phase, PhaseSchedule, SubnetConfig
+from prox_monai.space import Phase, PhaseSchedule, Stage, SubnetConfig
 from prox_monai.training.distillation import Distillation, DistillationLoss, Lesson, Outputs, Teacher, as_list
 from prox_monai.training.freezing import FREEZE_RULES, FreezeRule, freeze_of
 from prox_monai.training.patches import PATCH_RULES, PatchRule, cropped, growing_sizes, random_origin, size_at
@@ -48,7 +48,7 @@ class ProgressiveTraining:
         in_place: how the others learn from the first subnet of a step, in phases that are ``in_place``.
         teacher_average: decay per step of the exponential moving average of weights that a phase's teacher is taken
             from; 0 takes the weights as the phase before left them. The average is a second supernet in memory.
-        patch: ``full``, or ``growing`` through each phase (:func:`growing_sizes`).
+        patch: ``full``, or ``growing`` through each phase but polishing (:func:`growing_sizes`).
         regions: the network's channels are regions that may overlap, see :func:`output_distance`.
 
     Raises:
@@ -202,7 +202,7 @@ class ProgressiveTraining:
         self._taught = {}
 
     def crop(self, step: int, x: Tensor, target: Any) -> tuple[Tensor, Any]:
-        """Return the part of a batch that a step trains on, all of it unless the patch grows.
+        """Return the part of a batch that a step trains on, all of it unless the patch grows or the phase polishes.
 
         Args:
             step: as for :meth:`begin_step`.
@@ -212,9 +212,10 @@ class ProgressiveTraining:
         Raises:
             ValueError: When the patch grows, and targets are not images.
         """
-        if self.patch == "full":
+        phase = self.phase
+        if self.patch == "full" or phase.stage == Stage.POLISH:
             return x, target
-        phase, full, stride = self.phase, tuple(x.shape[2:]), self.supernet.architecture.stride
+        full, stride = tuple(x.shape[2:]), self.supernet.architecture.stride
         sizes = growing_sizes(full, stride, phase.space.resolution)
         size = size_at(sizes, self.epoch - self.schedule.first_epoch(phase), phase.epochs)
         origin = random_origin(random.Random(f"patch:{self.seed}:{self.epoch}:{step}"), full, size, stride)

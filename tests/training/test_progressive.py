@@ -214,16 +214,16 @@ def test_10_nothing_is_averaged_that_teaches_nobody():
     assert averages(schedule=PhaseSchedule.progressive_shrinking(SPACE, 4)) == [True, False, False, False]
 
 
-def test_a_growing_patch_is_a_function_of_seed_epoch_and_step_and_full_at_the_end_of_each_phase():
+def test_a_growing_patch_is_a_function_of_seed_epoch_and_step_full_at_the_end_of_each_phase_and_in_polishing():
     architecture = UNetArchitecture(2, 1, 2, (4, 8), ((1, 1), (2, 2)), deep_supervision=True)
-    schedule = PhaseSchedule.prox(SPACE.restrict(resolution=(1,)), [3] * 4)
+    schedule = PhaseSchedule.prox(SPACE.restrict(resolution=(1,)), [3] * 5, polish=True)
     training, other = (
         ProgressiveTraining(Supernet(architecture, SPACE), schedule, seed=7, patch="growing") for _ in range(2)
     )
     x = torch.arange(2 * 8 * 8.0).reshape(2, 1, 8, 8)
     target = [x[:, 0], x[:, 0, ::2, ::2]]
     sizes, corners = [], set()
-    for epoch in range(12):
+    for epoch in range(15):
         for step in range(8):
             training.epoch = other.epoch = epoch
             image, (fine, coarse) = training.crop(step, x, target)
@@ -232,7 +232,7 @@ def test_a_growing_patch_is_a_function_of_seed_epoch_and_step_and_full_at_the_en
             assert torch.equal(coarse, fine[:, ::2, ::2])
             corners.add(float(image[0, 0, 0, 0]))
         sizes.append(tuple(image.shape[2:]))
-    assert sizes == [(6, 4), (8, 6), (8, 8)] * 4
+    assert sizes == [(6, 4), (8, 6), (8, 8)] * 4 + [(8, 8)] * 3
     assert len(corners) > 4
 
 
