@@ -73,18 +73,19 @@ def oct_lines(results: Path) -> list[str]:
 def _oct_lines(name: str, command: str, size: str, result: Mapping[str, Any]) -> list[str]:
     methods, machine, latency = result["methods"], result["machine"], result["latency_buckets"]
     subnets = max(row["random"]["subnets"] for row in methods.values())
-    shared = ", ".join(map(str, result["shared_folds"])) or "none"
+    folds = result["shared_folds"]
+    shared = f"fold{'s' * (len(folds) > 1)} {_listed(folds) if folds else 'none'}"
     header = (
         "method",
         "folds",
         "training",
         "÷ PS",
         "random subnets: mean (least to most)",
-        f"mean, fold {shared} alone",
+        f"mean, {shared} alone",
         "largest, pooled (95 %)",
     )
     means = latency["mean_balanced_accuracy"]
-    by_fold = f"fold {shared} alone" if result["shared_folds"] else "each method over its own folds"
+    by_fold = f"{shared} alone" if folds else "each method over its own folds"
     return [
         "",
         f"`{command}`: methods on the OCT classifier, {result['images']} unseen images in all folds together, "
@@ -417,8 +418,7 @@ def reversible_lines(results: Path) -> list[str]:
     lines = []
     for path in sorted(results.glob("reversible_*.json")):
         result = _read(path)
-        base, seconds = result["base"], {row["network"]: row["seconds"] for row in result["sizes"][:4]}
-        memory = {row["network"]: row["memory_bytes"] / 2**20 for row in result["sizes"][:4]}
+        base, (memory, seconds) = result["base"], _memory_and_seconds(result)
         header, align, rows = reversible_table(result)
         rows.append(("published", "", *(_PUBLISHED_REVERSIBLE[fit] for fit in result["fits"]), ""))
         patch = "x".join(map(str, base["patch"]))
@@ -438,17 +438,24 @@ def reversible_lines(results: Path) -> list[str]:
 
 def reversible_table(result: Mapping[str, Any]) -> tuple[tuple[str, ...], str, list[tuple[str, ...]]]:
     """Return header, alignment and rows of what a reversible network may have in the memory of the others."""
-    at_base = {row["network"]: row for row in result["sizes"][:4]}
+    memory, seconds = _memory_and_seconds(result)
     rows = [
         (
             name,
-            f"{at_base[name]['memory_bytes'] / 2**20:.0f} MiB",
+            f"{memory[name]:.0f} MiB",
             *(_multiple(fit[name]) for fit in result["fits"].values()),
-            f"x {at_base['reversible']['seconds'] / at_base[name]['seconds']:.2f}",
+            f"x {seconds['reversible'] / seconds[name]:.2f}",
         )
         for name in ("stored", "inverted")
     ]
     return ("instead of", "memory", *result["fits"], "time of a step"), "lr" + "r" * len(result["fits"]) + "r", rows
+
+
+def _memory_and_seconds(result: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """MiB and seconds of a step of each network at the base size, which only there is timed."""
+    timed = [row for row in result["sizes"] if row["seconds"] is not None]
+    memory = {row["network"]: row["memory_bytes"] / 2**20 for row in timed}
+    return memory, {row["network"]: row["seconds"] for row in timed}
 
 
 def _multiple(fit: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ class Recipe:
         inplace_distillation: weight λ of the term by which subnets learn from the largest in the same step (KL of
             probabilities), where the sandwich rule holds.
         patch: what a step trains on: the ``full`` patch, or a part of it that is ``growing`` through each phase
-            (Fischer et al. 2024) but polishing, which had .002 more Dice with whole patches (benchmarks/LOG.md).
+            (Fischer et al. 2024) but polishing, which was better with whole ones (benchmarks/LOG.md).
         optimizer: ``adamw`` or ``adam``.
         learning_rate: its peak.
         learning_rate_decay: ``phase`` (warmed up and decayed in every phase), ``fine_tuning`` (the same, lower after

@@ -81,8 +81,8 @@ class Compression:
             other = f"prox-monai export with {' or '.join(options)}, or " if options else ""
             raise RuntimeError(
                 f"the mean Dice of {what} is {drop:.4f} below the plain subnet's on {cases} cases of the tuning half "
-                f"(allowed: {self.max_dice_drop:g}). Nothing was written. Try {other}a higher "
-                f"--max-dice-drop."
+                f"(allowed: {self.max_dice_drop:g}). Nothing was written. "
+                f"Try {other}a higher --max-dice-drop."
             )
 
 
